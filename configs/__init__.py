@@ -1,0 +1,1 @@
+"""Shipped run configurations: each file's `get_config()` returns a `RunConfig`."""

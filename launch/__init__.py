@@ -1,0 +1,1 @@
+"""Thin mains, one per stage; `relink STAGE` runs `launch/STAGE.py`."""

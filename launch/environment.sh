@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Sourced by demo.sh and test.sh: makes a virtual environment (with uv when present) and installs relink_jax with the
+# pinned versions of constraints/. Usage: prepare_environment EXTRAS ("" or "test"); afterwards $VENV/bin/relink exists.
+# RELINK_VENV names another place than .venv; RELINK_PYTHON another interpreter than the newest of python3.11 to 3.13.
+
+set -euo pipefail
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+VENV="${RELINK_VENV:-$ROOT/.venv}"
+
+find_python() {
+    local name
+    for name in ${RELINK_PYTHON:-python3 python3.13 python3.12 python3.11}; do
+        if "$name" -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            command -v "$name"
+            return 0
+        fi
+    done
+    echo "relink_jax needs Python 3.11, 3.12 or 3.13 with venv on the PATH; found $(python3 --version 2>&1 || echo none)" >&2
+    return 2
+}
+
+prepare_environment() {
+    local extras="$1" python minor constraints stamp target
+    if [ -x "$VENV/bin/python" ]; then python="$VENV/bin/python"; else python="$(find_python)"; fi
+    minor="$("$python" -c 'import sys; print(f"{sys.version_info[0]}{sys.version_info[1]}")')"
+    constraints="$ROOT/constraints/py$minor.txt"
+    stamp="$VENV/.relink-${extras:-base}-$(cat "$ROOT/setup.py" "$constraints" | cksum | cut -d' ' -f1)"
+    if [ -f "$stamp" ] && [ -x "$VENV/bin/relink" ]; then return 0; fi
+    echo "Installing relink_jax${extras:+ with the $extras extra} (once) ..." >&2
+    target="$ROOT${extras:+[$extras]}"
+    if command -v uv >/dev/null 2>&1; then
+        [ -x "$VENV/bin/python" ] || uv venv --quiet --python "$python" "$VENV"
+        uv pip install --quiet --python "$VENV/bin/python" --constraint "$constraints" --editable "$target"
+    else
+        [ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV"
+        "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" --editable "$target"
+    fi
+    touch "$stamp"
+}

@@ -1,0 +1,341 @@
+"""`relink STAGE [--config=NAME_OR_FILE] [--config.a.b=VALUE] --workdir=DIR`: one command, fast help, did-you-mean.
+
+This module imports neither jax nor absl until a stage runs, so `relink --help` answers at once. Parsing is absl's
+(`ml_collections.config_flags` for the config tree); names are checked here first, because a mistyped field deserves the
+name of the right one. Every stage is also a plain function: `relink_jax.stages.STAGE.run(config, workdir)`.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from relink_jax import config as config_lib
+from relink_jax import errors
+
+EXIT_CODES = "0 done, 2 usage, 65 bad data, 70 internal or failed self-check, 74 store damaged or foreign, 75 resumable stop"
+
+
+@dataclasses.dataclass(frozen=True)
+class Alias:
+    """A short flag that sets one config field, or stands alone when `path` is empty."""
+
+    flag: str
+    path: str
+    help: str
+    boolean: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What `--help` says about one stage."""
+
+    summary: str
+    sections: tuple[str, ...]
+    example: str
+    aliases: tuple[Alias, ...] = ()
+    positional: str = ""
+    needs_workdir: bool = True
+
+
+_PATIENTS = Alias("patients", "cohort.phantom.n_patients", "patients of the synthetic cohort")
+_EMBEDDINGS = Alias(
+    "embeddings",
+    "embeddings",
+    "directory of precomputed embeddings (npy, npz, safetensors, Parquet or img_emb/ text_emb/ metadata/); no encoder is loaded",
+)
+_MODEL = Alias("model", "models", "one model instead of the configured ladder")
+STAGES = {
+    "demo": Stage(
+        "the whole road on the embedded synthetic cohort: audit, mitigation, price, page",
+        ("cohort", "heads", "report"),
+        "relink demo --workdir=out",
+        (_PATIENTS,),
+    ),
+    "plan": Stage(
+        "what a run will cost before it starts: memory, FLOPs, disk, epsilon",
+        ("cohort", "embed", "audit", "heads"),
+        "relink plan audit --images=406241 --studies=406241 --dim=512",
+        (
+            Alias("images", "", "query images Q (default: the synthetic cohort's size)"),
+            Alias("studies", "", "candidate studies S (default: the synthetic cohort's size)"),
+            Alias("dim", "", "embedding width D (default 64, the packaged models')"),
+        ),
+        positional="[audit] [embed] [heads]",
+        needs_workdir=False,
+    ),
+    "cohort": Stage(
+        "read a pairs table (or generate the synthetic cohort) and check it",
+        ("cohort",),
+        "relink cohort --config.cohort.source=table --config.cohort.table=pairs.csv --config.cohort.image_root=png --workdir=out",
+        (_PATIENTS,),
+    ),
+    "convert": Stage(
+        "convert checkpoints in the published layout to Flax, with a two-way key check",
+        (),
+        "relink convert --model=phantom-3-specialist --workdir=out",
+        (_MODEL, Alias("source", "source", "directory of a checkpoint in the Hugging Face CLIP layout")),
+    ),
+    "embed": Stage(
+        "encode images and unique report texts with the frozen towers", ("embed",), "relink embed --model=phantom-3-specialist --workdir=out", (_MODEL,)
+    ),
+    "audit": Stage(
+        "measure linkage: exact counts, Recall@k at every pool size, intervals",
+        ("audit",),
+        "relink audit --embeddings=my_vectors --workdir=out",
+        (
+            _MODEL,
+            _EMBEDDINGS,
+        ),
+    ),
+    "heads": Stage(
+        "train mitigated projection heads with DP-SGD, with their privacy ledger",
+        ("heads",),
+        "relink heads --config.heads.mechanism.target_epsilon=1.0 --workdir=out",
+    ),
+    "probe": Stage("price the mitigation: 14-label linear probe on every arm", ("probe",), "relink probe --workdir=out"),
+    "accountants": Stage(
+        "print privacy ledgers side by side, re-priced by RDP and PLD",
+        (),
+        "relink accountants out/heads other/heads",
+        positional="RUN [RUN ...]",
+        needs_workdir=False,
+    ),
+    "report": Stage(
+        "write the page from the results files, or check the page against them",
+        ("report",),
+        "relink report --check --workdir=out",
+        (Alias("check", "", "recompute every number of the page from the results files and compare", boolean=True), _EMBEDDINGS),
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `relink` with `argv` (default: the process's arguments, without the program name) and returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] in ("--version", "-V"):
+        import relink_jax
+
+        print(f"relink_jax {relink_jax.__version__}")
+        return 0
+    stage = words[0]
+    if stage not in STAGES:
+        print(f"relink: error: unknown stage {stage!r}: expected one of {', '.join(STAGES)}{errors.suggest(stage, STAGES)}", file=sys.stderr)
+        return 2
+    return _stage_main(stage)(words[1:])
+
+
+def launch(stage: str, arguments: Sequence[str]) -> int:
+    """Parses one stage's flags, runs `relink_jax.stages.STAGE`, prints what it found and returns the exit code.
+
+    Args:
+        stage: a key of `STAGES`.
+        arguments: the words after the stage on the command line.
+    """
+    if any(word in ("-h", "--help", "-help") for word in arguments):
+        print(stage_help(stage))
+        return 0
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        config, workdir, words, alone = parse(stage, arguments)
+        config.validate()
+        if STAGES[stage].needs_workdir and not workdir:
+            raise errors.UsageError(f"workdir missing on the command line: expected --workdir=DIR, found nothing; try: {STAGES[stage].example}")
+        module = importlib.import_module(f"relink_jax.stages.{stage}")
+        extra = [words] if STAGES[stage].positional else []
+        print(module.describe(module.run(config, workdir, *extra, **alone)), flush=True)
+        return 0
+    except errors.RelinkError as error:
+        print(f"relink {stage}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"relink {stage}: stopped; finished shards are kept, run the same command to go on", file=sys.stderr)
+        return 75
+    except Exception as error:
+        return _internal(stage, error)
+
+
+def parse(stage: str, arguments: Sequence[str]) -> tuple[config_lib.RunConfig, str, list[str], dict[str, Any]]:
+    """Returns (config with overrides applied, workdir, positional words, stand-alone flags); `UsageError` on any wrong name or value."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    described = STAGES[stage]
+    words = [_expand(word) for word in arguments]
+    if not any(word.startswith("--config=") for word in words):
+        words.insert(0, f"--config={config_path('demo')}")
+    _check_names(stage, words)
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", None, "run configuration", flag_values=values, sys_argv=["relink", *words], lock_config=False)
+    flags.DEFINE_string("workdir", "", "directory of the run", flag_values=values)
+    for alias in described.aliases:
+        define = flags.DEFINE_boolean if alias.boolean else flags.DEFINE_string
+        define(alias.flag, None, alias.help, flag_values=values)
+    try:
+        rest = values(["relink", *words])[1:]
+        config = holder.value
+    except (flags.Error, ValueError, TypeError, SyntaxError, AttributeError) as error:
+        raise errors.UsageError(f"wrong flag on the command line of 'relink {stage}': {_one_line(error)}") from error
+    if not isinstance(config, config_lib.RunConfig):
+        raise errors.UsageError(errors.describe("config file", "--config", "get_config() returning a RunConfig", type(config).__name__))
+    if rest and not described.positional:
+        raise errors.UsageError(errors.describe("extra words", f"'relink {stage}'", "flags only", f"{len(rest)} other words"))
+    alone = {alias.flag: values[alias.flag].value for alias in described.aliases if not alias.path}
+    for alias in described.aliases:
+        value = values[alias.flag].value
+        if alias.path and value is not None:
+            _assign(config, alias.path, value)
+    _coerce_tuples(config)
+    return config, str(values["workdir"].value), rest, alone
+
+
+def config_path(name: str) -> pathlib.Path:
+    """Returns the file of a shipped configuration (by name) or the given file; `UsageError` with a suggestion otherwise."""
+    direct = pathlib.Path(name)
+    if name.endswith(".py"):
+        if not direct.is_file():
+            raise errors.UsageError(errors.describe("config file missing", "--config", "a Python file with get_config()", f"no file {direct.name!r}"))
+        return direct
+    shipped = _config_dir() / f"{name}.py"
+    if not shipped.is_file():
+        known = config_names()
+        raise errors.UsageError(f"unknown config {name!r} in --config: expected a .py file or one of {', '.join(known)}{errors.suggest(name, known)}")
+    return shipped
+
+
+def config_names() -> list[str]:
+    """Returns the names of the shipped configurations."""
+    return sorted(path.stem for path in _config_dir().glob("*.py") if path.stem != "__init__")
+
+
+def overview() -> str:
+    """Returns the text of `relink --help`."""
+    width = max(map(len, STAGES))
+    stages = "\n".join(f"  {name:<{width}}  {stage.summary}" for name, stage in STAGES.items())
+    return (
+        "relink: audit and mitigate cross-modal linkage risk in clinical vision-language models\n\n"
+        "usage: relink STAGE [--config=NAME_OR_FILE] [--config.a.b=VALUE ...] --workdir=DIR\n\n"
+        f"stages, in the order of the road:\n{stages}\n\n"
+        f"start here:        relink demo --workdir=out\n"
+        f"one stage's help:  relink STAGE --help\n"
+        f"configurations:    {', '.join(config_names())}\n"
+        f"exit codes:        {EXIT_CODES}"
+    )
+
+
+def stage_help(stage: str) -> str:
+    """Returns the text of `relink STAGE --help`: purpose, flags, config fields with defaults, an example."""
+    described = STAGES[stage]
+    flags = [("--config=NAME_OR_FILE", f"run configuration (default demo; shipped: {', '.join(config_names())})")]
+    flags += [("--workdir=DIR", "directory that holds the run; created when missing, refused when it is another run's")] if described.needs_workdir else []
+    for alias in described.aliases:
+        same = f" (same as --config.{alias.path})" if alias.path else ""
+        flags.append((f"--{alias.flag}" + ("" if alias.boolean else "=VALUE"), alias.help + same))
+    lines = [f"relink {stage}: {described.summary}", "", " ".join(f"usage: relink {stage} {described.positional} [flags]".split()), "", "flags:"]
+    lines += [f"  {name:<24} {text}" for name, text in flags]
+    shown = [field for field in config_lib.fields(config_lib.RunConfig()) if field.path.split(".")[0] in described.sections]
+    if shown:
+        lines += ["", "config fields of this stage:"]
+        lines += [f"  --config.{field.path}={_show(field.default)}\n      {field.help}" for field in shown]
+    return "\n".join([*lines, "", f"example: {described.example}", f"exit codes: {EXIT_CODES}"])
+
+
+def _stage_main(stage: str) -> Callable[[Sequence[str]], int]:
+    """Returns the main of `launch/STAGE.py`: from the installed package, or from a checkout that is not installed."""
+    installed = importlib.util.find_spec("relink_jax.launch") is not None
+    main_of: Callable[[Sequence[str]], int] = importlib.import_module(f"relink_jax.launch.{stage}" if installed else f"launch.{stage}").main
+    return main_of
+
+
+def _expand(word: str) -> str:
+    head, equals, value = word.partition("=")
+    if head in ("--config", "-config") and equals:
+        return f"--config={config_path(value)}"
+    return f"-{word}" if word.startswith("-") and not word.startswith("--") and len(word) > 2 and not word[1].isdigit() else word
+
+
+def _check_names(stage: str, words: Sequence[str]) -> None:
+    """Raises `UsageError` with the nearest name for an unknown flag or config field."""
+    known_fields = [field.path for field in config_lib.fields(config_lib.RunConfig())]
+    aliases = STAGES[stage].aliases
+    known_flags = ["config", "workdir", *(alias.flag for alias in aliases), *(f"no{alias.flag}" for alias in aliases if alias.boolean)]
+    for word in words:
+        if not word.startswith("--"):
+            continue
+        name = word[2:].partition("=")[0]
+        if name.startswith("config."):
+            field = name.removeprefix("config.")
+            if field not in known_fields:
+                hint = errors.suggest(field, known_fields) or errors.suggest(field.split(".")[-1], [path.split(".")[-1] for path in known_fields])
+                raise errors.UsageError(f"unknown config field {field!r} on the command line: expected a field of 'relink {stage} --help'{hint}")
+        elif name not in known_flags:
+            raise errors.UsageError(
+                f"unknown flag '--{name}' on the command line of 'relink {stage}': expected one of {', '.join(known_flags)}{errors.suggest(name, known_flags)}"
+            )
+
+
+def _assign(config: config_lib.RunConfig, path: str, text: str) -> None:
+    current = config_lib.lookup(config, path)
+    try:
+        value: Any = tuple(text.split(",")) if isinstance(current, tuple) else type(current)(text)
+    except ValueError as error:
+        raise errors.UsageError(errors.describe("value", f"flag for {path!r}", f"a {type(current).__name__}", repr(text))) from error
+    config_lib.assign(config, path, value)
+    if path == "models":
+        config.mitigate = config.mitigate if config.mitigate in config.models else ""
+
+
+def _coerce_tuples(config: config_lib.RunConfig) -> None:
+    """Gives every element of a tuple field the type of the default's elements; absl leaves mixed tuples as they come."""
+    defaults = {field.path: field.default for field in config_lib.fields(config_lib.RunConfig())}
+    for field in config_lib.fields(config):
+        wanted = defaults[field.path]
+        if not isinstance(wanted, tuple):
+            continue
+        kind = type(wanted[0])
+        found = field.default if isinstance(field.default, tuple) else (field.default,)
+        try:
+            config_lib.assign(config, field.path, tuple(kind(element) for element in found))
+        except (TypeError, ValueError) as error:
+            raise errors.UsageError(errors.describe("list", f"config field {field.path!r}", f"comma-separated {kind.__name__} values", _show(found))) from error
+
+
+def _config_dir() -> pathlib.Path:
+    spec = importlib.util.find_spec("relink_jax.configs")
+    if spec is not None and spec.submodule_search_locations:
+        return pathlib.Path(next(iter(spec.submodule_search_locations)))
+    return pathlib.Path(__file__).resolve().parent.parent / "configs"
+
+
+def _internal(stage: str, error: Exception) -> int:
+    """Reports an unexpected error by type and place only: its message could hold a path or a row."""
+    if os.environ.get("RELINK_DEBUG") == "1":
+        traceback.print_exception(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{pathlib.Path(frame.filename).name}:{frame.lineno}"
+    print(f"relink {stage}: internal error: {type(error).__name__} at {place}; set RELINK_DEBUG=1 for the trace", file=sys.stderr)
+    return 70
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _show(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""Configuration of every stage as plain dataclasses; imports no jax.
+
+A config file under `configs/` returns one `RunConfig`; the command line overrides single fields as `--config.audit.seed=3`.
+Each field's `help` is what `relink STAGE --help` prints. `validate` raises `UsageError` naming the field, before any compute.
+
+Design note: the dataclasses are mutable because command-line overrides write into them; rooms never see them, they take
+plain arguments, and only `stages/` translates one into the other.
+"""
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+from relink_jax import errors
+
+MODELS = ("phantom-0-untrained", "phantom-1-labels", "phantom-2-reports", "phantom-3-specialist")
+ARMS = ("original", "random", "dp", "noise_only")
+TEXT_FIELDS = ("findings+impression", "findings", "impression", "report_text")
+SPLITS = ("train", "validate", "test")
+
+
+def option(default: Any, help_text: str) -> Any:
+    """Returns a dataclass field with `default` (a value, or a dataclass type to instantiate) and its help text."""
+    metadata = {"help": help_text}
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass
+class PhantomConfig:
+    """The seeded generator of synthetic radiographs and reports."""
+
+    seed: int = option(7, "seed of the synthetic population; the packaged models never saw seed 7")
+    n_patients: int = option(1500, "patients to generate (about 2 studies and 2.7 images each)")
+    image_size: int = option(128, "side of the PNG images, in pixels")
+
+
+@dataclasses.dataclass
+class CohortConfig:
+    """Which pairs are audited and where they come from."""
+
+    name: str = option("phantom", "name of the cohort on the page and in results files")
+    source: str = option("phantom", "'phantom' generates synthetic data; 'table' reads your own pairs table")
+    table: str = option("", "path of the pairs table (CSV or Parquet) when source is 'table'")
+    image_root: str = option("", "directory that image_path in the table is relative to")
+    text_field: str = option("findings+impression", "report text used: " + ", ".join(TEXT_FIELDS))
+    views: tuple[str, ...] = option(("PA", "AP"), "views kept; others are counted and left out")
+    max_missing_share: float = option(0.0, "share of image files that may be missing before it is an error, in [0, 1)")
+    phantom: PhantomConfig = option(PhantomConfig, "the synthetic generator")
+
+
+@dataclasses.dataclass
+class EmbedConfig:
+    """Encoding images and reports with frozen towers."""
+
+    batch_size: int = option(128, "images or texts per device step, over all devices")
+    shard_rows: int = option(1024, "rows per safetensors shard; also the unit of resume")
+    anchors: int = option(1024, "synthetic anchor texts embedded as the public bank of DP training")
+
+
+@dataclasses.dataclass
+class AuditConfig:
+    """The linkage audit itself."""
+
+    pool_sizes: tuple[int, ...] = option((10, 100, 1000, 10000), "candidate-pool sizes N; those that do not fit are left out")
+    ks: tuple[int, ...] = option((1, 5, 10), "Recall@k for these k")
+    top_k: int = option(10, "candidates kept per query (score descending, id ascending)")
+    label_policy: str = option("ternary", "label matching of hard negatives: quaternary, ternary, u_one or u_zero")
+    same_patient: str = option("exclude", "the query patient's other studies: exclude (primary) or negative")
+    bootstrap_replicates: int = option(2000, "patient-clustered bootstrap replicates B")
+    level: float = option(0.95, "confidence level of the intervals")
+    mc_repeats: int = option(0, "Monte Carlo pools per query as a cross-check of the closed form; 0 switches it off")
+    query_block: int = option(1024, "queries per block of the counting pass; speed and memory only")
+    tile: int = option(2048, "candidate texts per tile of the counting pass; speed and memory only")
+    seed: int = option(0, "seed of bootstrap and Monte Carlo draws")
+
+
+@dataclasses.dataclass
+class MechanismConfig:
+    """Everything the privacy guarantee depends on; recorded in the ledger."""
+
+    objective: str = option("anchor_infonce", "per-record loss: anchor_infonce")
+    unit: str = option("patient", "privacy unit: patient (one random pair per sampled patient) or pair")
+    target_epsilon: float = option(0.34, "epsilon to calibrate the noise to")
+    target_delta: float = option(6e-6, "delta of the guarantee")
+    l2_norm_clip: float = option(1.0, "bound C on each record's gradient norm")
+    expected_batch_size: int = option(128, "q times the number of units: the public divisor")
+    iterations: int = option(60, "noisy steps")
+    temperature: float = option(0.1, "softmax temperature tau of the objective")
+    learning_rate: float = option(0.5, "step size of the optimizer")
+    optimizer: str = option("sgd", "optax optimizer on the noisy gradient: sgd or adam")
+
+
+@dataclasses.dataclass
+class PerformanceConfig:
+    """Choices that change speed and memory, never the guarantee."""
+
+    clipping: str = option("closed_form", "closed_form (rank-one, linear heads) or vmap (the reference path)")
+    chunk: int = option(256, "records differentiated at once")
+
+
+@dataclasses.dataclass
+class HeadsConfig:
+    """Training of mitigated projection heads on cached features."""
+
+    train_split: str = option("train", "split the heads are trained on")
+    train_site: str = option("A", "site the heads are trained on; empty for all")
+    mechanism: MechanismConfig = option(MechanismConfig, "the DP mechanism")
+    performance: PerformanceConfig = option(PerformanceConfig, "speed and memory")
+
+
+@dataclasses.dataclass
+class ProbeConfig:
+    """The 14-label linear probe that prices the mitigation."""
+
+    l2_grid: tuple[float, ...] = option((1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0), "L2 strengths tried on the validation split")
+    max_iterations: int = option(200, "L-BFGS iterations per label")
+    bootstrap_replicates: int = option(500, "patient-clustered bootstrap replicates of macro AUROC")
+
+
+@dataclasses.dataclass
+class ReportConfig:
+    """The page."""
+
+    title: str = option("Cross-modal linkage audit", "title of the page")
+    headline_pool: int = option(1000, "pool size N of the headline sentence and table, if it fits")
+
+
+@dataclasses.dataclass
+class RunConfig:
+    """One run: which models and arms, and every stage's settings."""
+
+    name: str = option("demo", "name of the run")
+    models: tuple[str, ...] = option(MODELS, "models audited, in rising order of specialisation")
+    mitigate: str = option("phantom-3-specialist", "model whose heads are trained and compared across arms; empty for none")
+    arms: tuple[str, ...] = option(ARMS, "heads of the mitigated model: original, random, dp, noise_only")
+    source: str = option("", "convert: directory of a checkpoint in the published layout; empty for packaged models")
+    embeddings: str = option("", "audit: directory of precomputed embeddings; skips every encoder")
+    cohort: CohortConfig = option(CohortConfig, "pairs")
+    embed: EmbedConfig = option(EmbedConfig, "encoding")
+    audit: AuditConfig = option(AuditConfig, "audit")
+    heads: HeadsConfig = option(HeadsConfig, "mitigation")
+    probe: ProbeConfig = option(ProbeConfig, "utility")
+    report: ReportConfig = option(ReportConfig, "page")
+
+    def validate(self) -> None:
+        """Checks every field; raises `UsageError` naming the first wrong one."""
+        _choice("cohort.source", self.cohort.source, ("phantom", "table"))
+        _choice("cohort.text_field", self.cohort.text_field, TEXT_FIELDS)
+        _choice("audit.label_policy", self.audit.label_policy, ("quaternary", "ternary", "u_one", "u_zero"))
+        _choice("audit.same_patient", self.audit.same_patient, ("exclude", "negative"))
+        _choice("heads.mechanism.objective", self.heads.mechanism.objective, ("anchor_infonce",))
+        _choice("heads.mechanism.unit", self.heads.mechanism.unit, ("patient", "pair"))
+        _choice("heads.mechanism.optimizer", self.heads.mechanism.optimizer, ("sgd", "adam"))
+        _choice("heads.performance.clipping", self.heads.performance.clipping, ("closed_form", "vmap"))
+        _choice("heads.train_split", self.heads.train_split, SPLITS)
+        for arm in self.arms:
+            _choice("arms", arm, ARMS)
+        if self.mitigate and self.mitigate not in self.models:
+            raise errors.UsageError(errors.describe("model to mitigate", "config field 'mitigate'", f"one of models {list(self.models)}", repr(self.mitigate)))
+        if self.cohort.source == "table" and not self.cohort.table:
+            raise errors.UsageError("pairs table missing in config field 'cohort.table': expected a CSV or Parquet path, found ''")
+        for path, value, low, high in _ranges(self):
+            if not low <= value <= high:
+                raise errors.UsageError(errors.describe("value", f"config field {path!r}", f"a number in [{low:g}, {high:g}]", f"{value:g}"))
+        for path, values in (("audit.ks", self.audit.ks), ("audit.pool_sizes", self.audit.pool_sizes)):
+            low = 1 if path == "audit.ks" else 2
+            if not values or min(values) < low or len(set(values)) != len(values):
+                raise errors.UsageError(errors.describe("list", f"config field {path!r}", f"distinct integers of at least {low}", str(tuple(values))))
+        if max(self.audit.ks) > max(self.audit.pool_sizes):
+            raise errors.UsageError(
+                errors.describe("k", "config field 'audit.ks'", f"at most the largest pool size {max(self.audit.pool_sizes)}", str(max(self.audit.ks)))
+            )
+
+
+def _choice(path: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise errors.UsageError(f"unknown value in config field {path!r}: expected one of {', '.join(known)}, found {value!r}{errors.suggest(value, known)}")
+
+
+def _ranges(config: RunConfig) -> list[tuple[str, float, float, float]]:
+    """Returns (field path, value, lowest, highest) of every bounded number."""
+    big, tiny = 1e9, 1e-12
+    mechanism = config.heads.mechanism
+    return [
+        ("cohort.phantom.n_patients", config.cohort.phantom.n_patients, 20, 1e6),
+        ("cohort.phantom.image_size", config.cohort.phantom.image_size, 32, 4096),
+        ("cohort.max_missing_share", config.cohort.max_missing_share, 0, 0.999),
+        ("embed.batch_size", config.embed.batch_size, 1, big),
+        ("embed.shard_rows", config.embed.shard_rows, 1, big),
+        ("embed.anchors", config.embed.anchors, 2, big),
+        ("audit.top_k", config.audit.top_k, 1, 1000),
+        ("audit.bootstrap_replicates", config.audit.bootstrap_replicates, 100, 1e6),
+        ("audit.level", config.audit.level, 0.5, 0.9999),
+        ("audit.mc_repeats", config.audit.mc_repeats, 0, 1e6),
+        ("audit.query_block", config.audit.query_block, 8, big),
+        ("audit.tile", config.audit.tile, 8, big),
+        ("heads.mechanism.target_epsilon", mechanism.target_epsilon, 1e-4, 1e4),
+        ("heads.mechanism.target_delta", mechanism.target_delta, tiny, 0.1),
+        ("heads.mechanism.l2_norm_clip", mechanism.l2_norm_clip, tiny, big),
+        ("heads.mechanism.expected_batch_size", mechanism.expected_batch_size, 1, big),
+        ("heads.mechanism.iterations", mechanism.iterations, 1, big),
+        ("heads.mechanism.temperature", mechanism.temperature, 1e-4, 1e4),
+        ("heads.mechanism.learning_rate", mechanism.learning_rate, tiny, 1e6),
+        ("heads.performance.chunk", config.heads.performance.chunk, 1, big),
+        ("probe.max_iterations", config.probe.max_iterations, 1, big),
+        ("probe.bootstrap_replicates", config.probe.bootstrap_replicates, 100, 1e6),
+        ("report.headline_pool", config.report.headline_pool, 2, big),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldInfo:
+    """One leaf of the config tree: its dotted path, type name, default and help."""
+
+    path: str
+    type_name: str
+    default: Any
+    help: str
+
+
+def fields(config: Any, prefix: str = "") -> list[FieldInfo]:
+    """Returns every leaf field of a config dataclass in order, with dotted paths."""
+    leaves: list[FieldInfo] = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        path = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            leaves += fields(value, f"{path}.")
+        else:
+            leaves.append(FieldInfo(path, type(value).__name__, value, field.metadata["help"]))
+    return leaves
+
+
+def lookup(config: Any, path: str) -> Any:
+    """Returns the value of a dotted field path."""
+    return functools.reduce(getattr, path.split("."), config)
+
+
+def assign(config: Any, path: str, value: Any) -> None:
+    """Sets the field at a dotted path."""
+    parent, _, leaf = path.rpartition(".")
+    setattr(lookup(config, parent) if parent else config, leaf, value)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns the resolved config as JSON-ready nested dicts (tuples become lists)."""
+    resolved: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return resolved

@@ -1,0 +1,1 @@
+"""Meshes, progress and plans."""

@@ -1,0 +1,1 @@
+"""Every durable write: atomic files, shards, tables, checkpoints, workdirs."""

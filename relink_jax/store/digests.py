@@ -1,0 +1,36 @@
+"""SHA-256 of files, arrays and values, and the keyed hashes that stand in for identifiers."""
+
+import hashlib
+import hmac
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def file_digest(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file's bytes as hex, reading it in blocks."""
+    with pathlib.Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Returns the SHA-256 over names, dtypes, shapes and bytes of named arrays, in name order."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        total.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def value_digest(value: Any) -> str:
+    """Returns the SHA-256 of a JSON-ready value in canonical form (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def keyed(key: bytes, text: str) -> str:
+    """Returns the first 16 hex digits of HMAC-SHA-256 of `text`: a pseudonym useless without the workdir's key."""
+    return hmac.new(key, text.encode("utf-8"), hashlib.sha256).hexdigest()[:16]

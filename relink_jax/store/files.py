@@ -1,0 +1,102 @@
+"""Atomic, private, durable file writes: the only module that creates files.
+
+A write goes to a temporary name in the same directory, is flushed to disk, renamed over the target, and the directory is
+flushed; a reader therefore sees the old file or the whole new one. Files are 0600, directories 0700.
+
+Design note: `fail_at` makes the n-th write fail, so that tests can show that no stage leaves a half-written artifact.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from relink_jax import errors
+
+_writes = {"count": 0, "fail_at": 0}
+
+
+@contextlib.contextmanager
+def fail_at(n: int) -> Iterator[None]:
+    """Makes the n-th durable write from now (1-based) raise `OSError`, for fault tests."""
+    _writes.update(count=0, fail_at=n)
+    try:
+        yield
+    finally:
+        _writes.update(count=0, fail_at=0)
+
+
+def make_dir(path: pathlib.Path) -> pathlib.Path:
+    """Creates a private directory (0700) with its parents and returns it."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def write_with(path: pathlib.Path, writer: Callable[[pathlib.Path], None]) -> None:
+    """Calls `writer` with a temporary path, then moves the finished file to `path` durably.
+
+    Raises: StoreError: the directory is not writable or the disk is full; names the file, not its directory.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        make_dir(path.parent)
+        _writes["count"] += 1
+        if _writes["count"] == _writes["fail_at"]:
+            raise OSError(28, "No space left on device (injected)")
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+        writer(temporary)
+        _flush(temporary)
+        temporary.chmod(0o600)
+        temporary.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise errors.StoreError(
+            errors.describe("write failed", f"file {path.name!r}", "a writable workdir with free space", error.strerror or type(error).__name__)
+        ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes `content` to `path` atomically."""
+    write_with(path, lambda temporary: _fill(temporary, content))
+
+
+def write_text(path: pathlib.Path, content: str) -> None:
+    """Writes UTF-8 text to `path` atomically."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes `value` as indented JSON; NaN and infinity are refused (`ValueError`)."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Returns the parsed JSON of `path`; `StoreError` when it is missing or not JSON."""
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise errors.StoreError(
+            errors.describe("file missing", f"workdir entry {path.name!r}", "the output of an earlier stage", "nothing; run that stage first")
+        ) from error
+    except (ValueError, OSError) as error:
+        raise errors.StoreError(errors.describe("file unreadable", f"workdir entry {path.name!r}", "valid JSON", type(error).__name__)) from error
+
+
+def _fill(path: pathlib.Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+
+
+def _flush(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

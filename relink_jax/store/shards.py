@@ -1,0 +1,125 @@
+"""Row-range safetensors shards with a SHA-256 manifest, resumable shard by shard.
+
+A sharded array set is a directory of `shard-00000.safetensors`, each holding the same named arrays for one range of
+rows, an `.ok` record per finished shard (its digest), and `manifest.json` written last. A directory without a manifest
+is unfinished: `ShardWriter` keeps its verified shards and asks only for the missing rows; a reader refuses it.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from safetensors import numpy as safetensors_numpy
+
+from relink_jax import errors
+from relink_jax.store import digests, files
+
+_MANIFEST = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardWriter:
+    """Writes `rows` rows in ranges of `shard_rows`; `identity` names the inputs and must match on resume."""
+
+    directory: pathlib.Path
+    rows: int
+    shard_rows: int
+    identity: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        files.make_dir(self.directory)
+        started = self.directory / "started.json"
+        wanted = {"rows": self.rows, "shard_rows": self.shard_rows, "identity": dict(self.identity)}
+        if started.exists():
+            found = files.read_json(started)
+            if digests.value_digest(found) != digests.value_digest(wanted):
+                changed = sorted(k for k in {**self.identity, **found["identity"]} if self.identity.get(k) != found["identity"].get(k))
+                what = ", ".join(changed) or "row count or shard size"
+                raise errors.StoreError(
+                    errors.describe(
+                        "inputs changed", f"shards {self.directory.name!r}", "the inputs it was started with", f"different {what}; use a fresh workdir"
+                    )
+                )
+        else:
+            files.write_json(started, wanted)
+
+    def missing(self) -> Iterator[tuple[int, int, int]]:
+        """Yields (shard index, first row, past-last row) of every shard that is absent or fails its digest."""
+        for index, start in enumerate(range(0, self.rows, self.shard_rows)):
+            ok = self.directory / f"shard-{index:05d}.ok"
+            shard = self.directory / f"shard-{index:05d}.safetensors"
+            if not (ok.exists() and shard.exists() and ok.read_text().strip() == digests.file_digest(shard)):
+                yield index, start, min(start + self.shard_rows, self.rows)
+
+    def write(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes one shard and then its digest record."""
+        shard = self.directory / f"shard-{index:05d}.safetensors"
+        plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        files.write_with(shard, lambda temporary: safetensors_numpy.save_file(plain, str(temporary)))
+        files.write_text(shard.with_suffix(".ok"), digests.file_digest(shard) + "\n")
+
+    def finish(self) -> str:
+        """Writes the manifest once every shard is there and returns its digest."""
+        left = [index for index, _, _ in self.missing()]
+        if left:
+            raise errors.StoreError(
+                errors.describe("shards missing", f"shards {self.directory.name!r}", f"{_count(self.rows, self.shard_rows)} shards", f"{len(left)} missing")
+            )
+        names = [f"shard-{index:05d}" for index in range(_count(self.rows, self.shard_rows))]
+        shards = [{"file": f"{name}.safetensors", "sha256": (self.directory / f"{name}.ok").read_text().strip()} for name in names]
+        manifest = {"rows": self.rows, "shard_rows": self.shard_rows, "identity": dict(self.identity), "shards": shards}
+        files.write_json(self.directory / _MANIFEST, manifest)
+        return digests.value_digest(manifest)
+
+
+def manifest(directory: pathlib.Path) -> dict[str, Any]:
+    """Returns the manifest of a finished directory; `StoreError` when there is none."""
+    if not (directory / _MANIFEST).exists():
+        raise errors.StoreError(
+            errors.describe("unfinished shards", f"workdir entry {directory.name!r}", "a manifest.json", "none; run the stage that writes it to the end")
+        )
+    found: dict[str, Any] = files.read_json(directory / _MANIFEST)
+    return found
+
+
+def finished(directory: pathlib.Path) -> bool:
+    """Returns whether a manifest is there."""
+    return (directory / _MANIFEST).exists()
+
+
+def digest(directory: pathlib.Path) -> str:
+    """Returns the digest of the manifest, which covers every shard's SHA-256."""
+    return digests.value_digest(manifest(directory))
+
+
+def read(directory: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns all rows of all arrays after checking every shard's SHA-256.
+
+    Raises: StoreError: unfinished directory, missing shard, or corrupted shard (names the shard and both digests).
+    """
+    described = manifest(directory)
+    parts: list[dict[str, np.ndarray]] = []
+    for entry in described["shards"]:
+        path = directory / entry["file"]
+        found = digests.file_digest(path) if path.exists() else "no file"
+        if found != entry["sha256"]:
+            raise errors.StoreError(errors.describe("shard corrupted", f"{directory.name}/{entry['file']}", f"SHA-256 {entry['sha256'][:12]}", found[:12]))
+        parts.append(safetensors_numpy.load_file(str(path)))
+    if not parts:
+        raise errors.StoreError(errors.describe("no rows", f"shards {directory.name!r}", "at least one shard", "none"))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def write_all(directory: pathlib.Path, arrays: Mapping[str, np.ndarray], shard_rows: int, identity: Mapping[str, Any]) -> str:
+    """Writes in-memory arrays of equal length as shards (resuming) and returns the manifest digest."""
+    rows = len(next(iter(arrays.values())))
+    writer = ShardWriter(directory, rows, shard_rows, identity)
+    for index, start, stop in writer.missing():
+        writer.write(index, {name: array[start:stop] for name, array in arrays.items()})
+    return writer.finish()
+
+
+def _count(rows: int, shard_rows: int) -> int:
+    return -(-rows // shard_rows)

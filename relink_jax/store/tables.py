@@ -1,0 +1,43 @@
+"""Parquet tables with a digest beside them."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from relink_jax import errors
+from relink_jax.store import digests, files
+
+
+def write_table(path: pathlib.Path, columns: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> str:
+    """Writes named columns of equal length as zstd Parquet, with `path.sha256` beside it; returns the digest."""
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    table = table.replace_schema_metadata(dict(metadata or {}))
+    files.write_with(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    digest = digests.file_digest(path)
+    files.write_text(_digest_path(path), digest + "\n")
+    return digest
+
+
+def read_table(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the columns of a table written by `write_table` as NumPy arrays (strings as object arrays).
+
+    Raises: StoreError: missing file, or bytes that do not match the digest beside it.
+    """
+    path = pathlib.Path(path)
+    if not path.exists() or not _digest_path(path).exists():
+        raise errors.StoreError(
+            errors.describe("table missing", f"workdir entry {path.name!r}", "a Parquet file with its .sha256", "none; run the stage that writes it")
+        )
+    expected, found = _digest_path(path).read_text().strip(), digests.file_digest(path)
+    if expected != found:
+        raise errors.StoreError(errors.describe("table corrupted", f"workdir entry {path.name!r}", f"SHA-256 {expected[:12]}", found[:12]))
+    table = pq.read_table(path)
+    return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
+
+
+def _digest_path(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(path.name + ".sha256")

@@ -1,0 +1,153 @@
+"""Durable writes, shards, tables, checkpoints and workdirs: nothing half-written is ever read."""
+
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+
+from relink_jax import errors, heads
+from relink_jax.store import checkpoints, digests, files, shards, tables, workdir
+
+
+def test_writes_are_private_and_leave_no_temporary_files(tmp_path):
+    target = tmp_path / "deep" / "a.json"
+    files.write_json(target, {"a": 1})
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert stat.S_IMODE(target.parent.stat().st_mode) == 0o700
+    assert os.listdir(target.parent) == ["a.json"]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path):
+    target = tmp_path / "a.json"
+    files.write_json(target, {"a": 1})
+    with files.fail_at(1), pytest.raises(errors.StoreError, match=r"a\.json.*free space"):
+        files.write_json(target, {"a": 2})
+    assert files.read_json(target) == {"a": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_nan_is_refused_in_json(tmp_path):
+    with pytest.raises(ValueError):
+        files.write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert os.listdir(tmp_path) == []
+
+
+def test_keyed_pseudonyms_depend_on_key_and_text():
+    assert digests.keyed(b"k", "a") == digests.keyed(b"k", "a")
+    assert len({digests.keyed(b"k", "a"), digests.keyed(b"l", "a"), digests.keyed(b"k", "b")}) == 3
+
+
+@pytest.mark.parametrize("rows", [1, 5, 6, 13])
+def test_shards_resume_after_a_failure_at_every_write_and_end_equal(tmp_path, rows):
+    data = {"x": np.arange(rows * 3, dtype=np.float32).reshape(rows, 3), "index": np.arange(rows, dtype=np.int32)}
+    whole = shards.write_all(tmp_path / "whole", data, 3, {"a": 1})
+    for n in range(1, 30):
+        directory = tmp_path / f"fail{n}"
+        try:
+            with files.fail_at(n):
+                shards.write_all(directory, data, 3, {"a": 1})
+            break
+        except errors.StoreError:
+            if directory.exists() and not shards.finished(directory):
+                with pytest.raises(errors.StoreError, match="unfinished"):
+                    shards.read(directory)
+            assert shards.write_all(directory, data, 3, {"a": 1}) == whole
+    assert n >= 4
+    found = shards.read(tmp_path / "whole")
+    np.testing.assert_array_equal(found["x"], data["x"])
+
+
+def test_a_flipped_bit_in_a_shard_is_named(tmp_path):
+    shards.write_all(tmp_path / "s", {"x": np.ones((4, 2), np.float32)}, 2, {})
+    path = tmp_path / "s" / "shard-00001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(errors.StoreError, match=r"shard corrupted in s/shard-00001\.safetensors: expected SHA-256 \w+, found \w+"):
+        shards.read(tmp_path / "s")
+    assert [index for index, _, _ in shards.ShardWriter(tmp_path / "s", 4, 2, {}).missing()] == [1]
+
+
+def test_shards_of_other_inputs_are_refused(tmp_path):
+    shards.write_all(tmp_path / "s", {"x": np.ones((4, 2), np.float32)}, 2, {"model": "a"})
+    with pytest.raises(errors.StoreError, match="different model"):
+        shards.ShardWriter(tmp_path / "s", 4, 2, {"model": "b"})
+
+
+def test_tables_round_trip_and_detect_corruption(tmp_path):
+    path = tmp_path / "t.parquet"
+    tables.write_table(path, {"a": np.arange(3), "s": ["x", "y", "z"]})
+    found = tables.read_table(path)
+    assert list(found["s"]) == ["x", "y", "z"]
+    content = bytearray(path.read_bytes())
+    content[20] ^= 4
+    path.write_bytes(bytes(content))
+    with pytest.raises(errors.StoreError, match="table corrupted"):
+        tables.read_table(path)
+    with pytest.raises(errors.StoreError, match="table missing"):
+        tables.read_table(tmp_path / "none.parquet")
+
+
+def test_checkpoints_round_trip_and_detect_a_changed_array(tmp_path):
+    tree = {"image": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}, "text": {"b": np.ones(2, np.float32)}}
+    checkpoints.save(tmp_path / "m", tree, {"source": "test"})
+    found, provenance = checkpoints.restore(tmp_path / "m")
+    assert provenance["source"] == "test"
+    assert checkpoints.tree_digest(found) == checkpoints.tree_digest(tree)
+    tree["text"]["b"] = np.full(2, 2, np.float32)
+    checkpoints.save(tmp_path / "other", tree, {})
+    (tmp_path / "other" / "provenance.json").write_text((tmp_path / "m" / "provenance.json").read_text())
+    with pytest.raises(errors.StoreError, match="checkpoint corrupted"):
+        checkpoints.restore(tmp_path / "other")
+
+
+def test_flatten_and_unflatten_are_inverse():
+    tree = {"a": {"b": np.ones(1), "c": {"d": np.zeros(2)}}, "e": np.ones(3)}
+    assert checkpoints.tree_digest(checkpoints.unflatten(checkpoints.flatten(tree))) == checkpoints.tree_digest(tree)
+
+
+def test_workdir_of_another_run_is_refused_with_what_changed(tmp_path):
+    first = workdir.open_workdir(tmp_path / "w", {"cohort": "a", "seed": 1})
+    again = workdir.open_workdir(tmp_path / "w", {"cohort": "a", "seed": 1})
+    assert first.key == again.key
+    assert first.run_id == again.run_id
+    with pytest.raises(errors.StoreError, match=r"changed seed 1 \(now 2\)"):
+        workdir.open_workdir(tmp_path / "w", {"cohort": "a", "seed": 2})
+
+
+def test_a_directory_with_other_files_is_no_workdir(tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(errors.UsageError, match="not a workdir"):
+        workdir.open_workdir(tmp_path, {})
+    assert os.listdir(tmp_path) == ["mine.txt"]
+
+
+def test_two_runs_do_not_share_a_workdir(tmp_path):
+    one = workdir.open_workdir(tmp_path / "w", {})
+    with workdir.locked(one), pytest.raises(errors.StoreError, match="workdir in use"), workdir.locked(one):
+        pass
+
+
+def test_heads_round_trip_and_detect_damage(tmp_path):
+    original = {"image": {"kernel": np.eye(4, 3, dtype=np.float32)}, "text": {"kernel": np.ones((5, 3), np.float32)}}
+    heads.save(tmp_path / "h", original, {"arm": "original"})
+    found, card = heads.load(tmp_path / "h")
+    assert card["arm"] == "original"
+    np.testing.assert_array_equal(found["image"]["kernel"], original["image"]["kernel"])
+    damaged = json.loads((tmp_path / "h" / "card.json").read_text()) | {"heads_sha256": "0" * 64}
+    (tmp_path / "h" / "card.json").write_text(json.dumps(damaged))
+    with pytest.raises(errors.StoreError, match="heads corrupted"):
+        heads.load(tmp_path / "h")
+
+
+def test_projection_is_unit_norm_and_matches_float64():
+    generator = np.random.default_rng(0)
+    kernel, features = generator.standard_normal((7, 5)).astype(np.float32), generator.standard_normal((9, 7)).astype(np.float32)
+    found = np.asarray(heads.project({"kernel": kernel}, features))
+    exact = features.astype(np.float64) @ kernel.astype(np.float64)
+    exact /= np.linalg.norm(exact, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, exact, atol=1e-6)
+    other = heads.random_heads(1, {"image": {"kernel": kernel}, "text": {"kernel": kernel}})
+    assert abs(np.var(other["image"]["kernel"]) * 7 - 1) < 0.6

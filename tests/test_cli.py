@@ -1,0 +1,122 @@
+"""The command line: help that teaches, did-you-mean, exit codes, overrides, and a fast start."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from relink_jax import cli, config, errors
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def run(capsys, *words):
+    code = cli.main(words)
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_overview_names_every_stage_and_example(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for stage in cli.STAGES:
+        assert f"  {stage} " in out
+    assert "relink demo --workdir=out" in out
+
+
+@pytest.mark.parametrize("stage", cli.STAGES)
+def test_every_stage_has_help_with_example_and_exit_codes(capsys, stage):
+    code, out, _ = run(capsys, stage, "--help")
+    assert code == 0
+    assert f"example: relink {stage}" in out
+    assert "exit codes: 0 done" in out
+    for field in config.fields(config.RunConfig()):
+        if field.path.split(".")[0] in cli.STAGES[stage].sections:
+            assert f"--config.{field.path}=" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("audti",), "did you mean 'audit'?"),
+        (("audit", "--config=dmo", "--workdir=x"), "did you mean 'demo'?"),
+        (("audit", "--config.audit.sed=1", "--workdir=x"), "did you mean 'audit.seed'?"),
+        (("audit", "--config.top_q=1", "--workdir=x"), "did you mean 'audit.top_k'?"),
+        (("audit", "--wrkdir=x"), "did you mean 'workdir'?"),
+        (("audit", "--config.audit.label_policy=ternery", "--workdir=x"), "did you mean 'ternary'?"),
+        (("audit", "--config.audit.seed=abc", "--workdir=x"), "abc"),
+        (("audit", "--config.audit.pool_sizes=10,x", "--workdir=x"), "comma-separated int"),
+        (("audit", "--config.audit.pool_sizes=1", "--workdir=x"), "at least 2"),
+        (("audit", "--config.audit.ks=20000", "--workdir=x"), "at most the largest pool size 10000"),
+        (("audit", "--config.heads.mechanism.target_delta=2", "--workdir=x"), "heads.mechanism.target_delta"),
+        (("audit",), "--workdir=DIR"),
+        (("audit", "more", "--workdir=x"), "flags only"),
+        (("demo", "--patients=many", "--workdir=x"), "'many'"),
+        (("demo", "--config=nothere.py", "--workdir=x"), "nothere.py"),
+    ],
+)
+def test_wrong_words_exit_2_with_one_line_and_a_hint(capsys, words, hint):
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert out == ""
+    assert hint in err
+    assert err.count("\n") == 1
+
+
+def test_overrides_reach_the_config_with_their_types():
+    words = [
+        "--config=demo",
+        "--config.audit.pool_sizes=10,50",
+        "--config.audit.ks=1",
+        "--config.heads.mechanism.target_epsilon=2",
+        "--patients=44",
+        "--workdir=w",
+    ]
+    parsed, workdir, rest, alone = cli.parse("demo", words)
+    assert parsed.audit.pool_sizes == (10, 50)
+    assert parsed.audit.ks == (1,)
+    assert parsed.heads.mechanism.target_epsilon == 2.0
+    assert parsed.cohort.phantom.n_patients == 44
+    assert (workdir, rest, alone) == ("w", [], {})
+
+
+def test_config_file_must_return_a_run_config(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("def get_config():\n    return {'a': 1}\n")
+    with pytest.raises(errors.UsageError, match="RunConfig"):
+        cli.parse("audit", [f"--config={path}"])
+
+
+@pytest.mark.parametrize("name", cli.config_names())
+def test_every_shipped_config_validates(name):
+    parsed, *_ = cli.parse("demo", [f"--config={name}"])
+    parsed.validate()
+    assert config.to_dict(parsed)["name"] == name
+
+
+def test_help_imports_nothing_heavy():
+    heavy = "{'jax', 'numpy', 'absl', 'transformers'}"
+    code = f"import sys; from relink_jax import cli; cli.main(['--help']); cli.main(['audit', '--help']); print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_module_entry_and_launch_mains_run_from_a_checkout():
+    for command in (["-m", "relink_jax", "--version"], ["-m", "launch.audit", "--help"]):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT, env={**os.environ}, check=True)
+        assert "relink" in done.stdout
+
+
+def test_internal_errors_show_type_and_place_but_no_message(monkeypatch, capsys):
+    from relink_jax.stages import audit
+
+    def broken(*_):
+        raise RuntimeError("patient 1234 had a secret")
+
+    monkeypatch.setattr(audit, "run", broken)
+    code, _, err = run(capsys, "audit", "--workdir=x")
+    assert code == 70
+    assert "RuntimeError at test_cli.py" in err
+    assert "secret" not in err

@@ -1,0 +1,104 @@
+"""Who may import whom, read from the syntax trees; the rules are the design's."""
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "relink_jax"
+COMMON = {"errors"}
+ALLOWED = {
+    "config": set(),
+    "errors": set(),
+    "store": set(),
+    "runtime": set(),
+    "cohort": {"store", "config"},
+    "encoders": {"cohort", "store", "runtime"},
+    "heads": {"store"},
+    "retrieval": {"runtime", "store"},
+    "audit": {"retrieval", "runtime", "store"},
+    "utility": {"retrieval", "store"},
+    "privacy": {"heads", "store", "runtime"},
+    "report": {"store"},
+    "api": {"audit", "retrieval", "runtime", "store"},
+    "cli": {"config"},
+    "stages": {"config", "store", "runtime", "cohort", "encoders", "heads", "retrieval", "audit", "privacy", "utility", "report", "api"},
+}
+ONLY_IN = {
+    "flax": ("encoders/",),
+    "transformers": ("encoders/convert.py", "encoders/tokenize.py", "encoders/phantom_training.py"),
+    "torch": ("encoders/convert.py", "encoders/tokenize.py"),
+    "dp_accounting": ("privacy/accounting.py",),
+    "orbax": ("store/checkpoints.py",),
+    "matplotlib": ("report/",),
+}
+NO_JAX = ("config.py", "errors.py", "cli.py", "privacy/accounting.py", "privacy/ledger.py", "audit/metrics.py", "retrieval/expectation.py", "cohort/")
+
+
+def imports(path: pathlib.Path) -> list[tuple[str, bool]]:
+    """Returns (dotted module, at top level) of every import; `from relink_jax import x` counts as relink_jax.x."""
+    tree = ast.parse(path.read_text())
+    top = set(map(id, tree.body))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            deep = node.module == "relink_jax" or node.module.startswith("relink_jax.")
+            found += [(f"{node.module}.{alias.name}" if deep else node.module, id(node) in top) for alias in node.names]
+    return found
+
+
+def breaches(root: pathlib.Path) -> list[str]:
+    """Returns one line per broken rule under `root`."""
+    wrong = []
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root).as_posix()
+        room = name.split("/")[0].removesuffix(".py")
+        for module, at_top in imports(path):
+            parts = module.split(".")
+            if parts[0] == "relink_jax" and len(parts) > 1 and room in ALLOWED:
+                target = parts[1]
+                if target in {*ALLOWED, "launch", "configs"} and target not in ALLOWED[room] | COMMON | {room}:
+                    wrong.append(f"{name} imports {module}")
+            if parts[0] in ONLY_IN and not name.startswith(ONLY_IN[parts[0]]):
+                wrong.append(f"{name} imports {parts[0]}")
+            if parts[0] in ("transformers", "torch") and at_top:
+                wrong.append(f"{name} imports {parts[0]} at the top")
+            if parts[0] == "jax" and name.startswith(NO_JAX):
+                wrong.append(f"{name} imports jax")
+            if module.startswith("jax._src"):
+                wrong.append(f"{name} imports a private jax module")
+            if parts[0] == "tensorflow":
+                wrong.append(f"{name} imports tensorflow")
+    return wrong
+
+
+def test_rules_hold():
+    assert breaches(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("audit/x.py", "from relink_jax.privacy import ledger"),
+        ("privacy/x.py", "from relink_jax import audit"),
+        ("store/x.py", "from relink_jax.cohort import schema"),
+        ("retrieval/x.py", "import flax.linen as nn"),
+        ("privacy/x.py", "import dp_accounting"),
+        ("encoders/convert.py", "import torch"),
+        ("cohort/x.py", "import jax"),
+        ("report/x.py", "from jax._src import core"),
+    ],
+)
+def test_a_breach_is_seen(tmp_path, name, line):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text(line + "\n")
+    assert len(breaches(tmp_path)) == 1
+
+
+def test_no_long_files_and_no_utils():
+    root = PACKAGE.parent
+    files = [path for folder in ("relink_jax", "configs", "launch", "tests") for path in (root / folder).rglob("*.py")]
+    assert [path.name for path in files if len(path.read_text().splitlines()) > 350] == []
+    assert [path.name for path in files if path.stem == "utils"] == []
