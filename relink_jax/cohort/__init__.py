@@ -1,0 +1,1 @@
+"""Cohorts: pairs tables, images, reports and the synthetic phantom."""

@@ -1,0 +1,190 @@
+"""The cohort: images, studies, patients and unique report texts in four integer key spaces, joined by index.
+
+A pairs table says everything once per image-report pair; here it is said once per image, study, patient or text, so that
+multi-image studies and byte-identical reports cost nothing and cannot disagree with themselves. Identifiers of the archive
+do not survive: keys are HMACs under the workdir's secret, useless elsewhere.
+
+Design note: one report per study. An archive with several texts for one study has to say which one is meant.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+
+from relink_jax import errors
+from relink_jax.store import digests, files, tables
+
+LABELS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+BLANK = -2
+SPLITS = ("train", "validate", "test")
+VIEWS = ("PA", "AP", "LATERAL", "OTHER", "")
+EXPOSURES = ("seen", "unseen", "unknown")
+
+_RECORD = "cohort.json"
+_IMAGES = ("image_key", "image_study", "image_path", "image_view")
+_STUDIES = ("study_key", "study_patient", "study_split", "study_site", "study_exposure", "study_text", "study_has_labels")
+_SECRET = ("image_key", "study_key", "patient_key", "text_key")
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Indices of a part of a cohort: `images` int32 [i], `studies` int32 [s], both ascending; every image's study is in `studies`."""
+
+    images: np.ndarray
+    studies: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Cohort:
+    """All NumPy, image i in [I), study s in [S), patient p in [P), unique text u in [U).
+
+    `study_labels` int8 [S, 14] holds 1, 0, -1 (uncertain) or `BLANK` (not mentioned); where `study_has_labels` is false
+    the row is all blank because nobody labelled the study. `image_path` is relative to `image_root`. `counts` records
+    every inclusion decision. Raises: DataError: arrays that do not fit together, a patient in two splits.
+    """
+
+    name: str
+    synthetic: bool
+    image_root: pathlib.Path
+    image_key: np.ndarray
+    image_study: np.ndarray
+    image_path: np.ndarray
+    image_view: np.ndarray
+    study_key: np.ndarray
+    study_patient: np.ndarray
+    study_split: np.ndarray
+    study_site: np.ndarray
+    study_exposure: np.ndarray
+    study_text: np.ndarray
+    study_labels: np.ndarray
+    study_has_labels: np.ndarray
+    patient_key: np.ndarray
+    text: list[str]
+    text_key: np.ndarray
+    counts: dict[str, int]
+
+    def __post_init__(self) -> None:
+        sizes = {"image": len(self.image_key), "study": len(self.study_key), "patient": len(self.patient_key), "text": len(self.text)}
+        for field in dataclasses.fields(self):
+            kind = field.name.split("_")[0]
+            if "_" in field.name and kind in sizes and field.name != "image_root" and len(getattr(self, field.name)) != sizes[kind]:
+                raise errors.DataError(errors.describe(f"column {field.name}", "cohort", f"{sizes[kind]} rows", str(len(getattr(self, field.name)))))
+        for name, kind in (("image_study", "study"), ("study_patient", "patient"), ("study_text", "text")):
+            self._check_index(name, sizes[kind])
+        if self.study_labels.shape != (sizes["study"], len(LABELS)) or not np.isin(self.study_labels, (1, 0, -1, BLANK)).all():
+            raise errors.DataError(
+                errors.describe(
+                    "study_labels", "cohort", f"[{sizes['study']}, {len(LABELS)}] of 1, 0, -1 or {BLANK}", f"shape {self.study_labels.shape} or other values"
+                )
+            )
+        for name in _SECRET:
+            if len(np.unique(getattr(self, name))) != len(getattr(self, name)):
+                raise errors.DataError(
+                    errors.describe(
+                        f"duplicate {name}", "cohort", "distinct keys", f"{len(getattr(self, name)) - len(np.unique(getattr(self, name)))} repeated"
+                    )
+                )
+        pairs = set(zip(self.study_patient.tolist(), self.study_split.tolist(), strict=True))
+        leaked = len(pairs) - len({patient for patient, _ in pairs})
+        if leaked:
+            raise errors.DataError(errors.describe("patients in two splits", "cohort", "every patient in one split", f"{leaked} in more"))
+
+    def select(self, split: str | None = None, site: str | None = None) -> Selection:
+        """Returns the studies (with at least one image) of a split and site, and their images; None means all.
+
+        A known split that the cohort lacks gives an empty selection. Raises: UsageError: unknown split or site.
+        """
+        keep = np.ones(len(self.study_key), dtype=bool)
+        if split is not None:
+            if split not in SPLITS:
+                raise errors.UsageError(errors.describe("split", "cohort", f"one of {', '.join(SPLITS)}", repr(split)) + errors.suggest(split, SPLITS))
+            keep &= self.study_split == split
+        if site is not None:
+            sites = sorted(set(self.study_site.tolist()))
+            if site not in sites:
+                raise errors.UsageError(errors.describe("site", "cohort", f"one of its {len(sites)} sites", repr(site)) + errors.suggest(site, sites))
+            keep &= self.study_site == site
+        images = np.flatnonzero(keep[self.image_study]).astype(np.int32)
+        return Selection(images, np.unique(self.image_study[images]).astype(np.int32))
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of the content: structure, labels, texts and counts.
+
+        Keys and `image_root` are left out, so that two runs over the same archive agree although their secrets differ.
+        """
+        arrays: dict[str, np.ndarray] = {}
+        for name in (*_IMAGES, *_STUDIES, "study_labels"):
+            if name not in _SECRET:
+                array = getattr(self, name)
+                arrays[name] = _bytes(array.tolist()) if array.dtype == object else array
+        arrays["text"] = _bytes(self.text)
+        return digests.value_digest({"name": self.name, "synthetic": self.synthetic, "counts": self.counts, "arrays": digests.arrays_digest(arrays)})
+
+    def save(self, directory: pathlib.Path) -> str:
+        """Writes four Parquet tables and, last, `cohort.json`; returns the digest.
+
+        Raises: StoreError: the directory cannot be written.
+        """
+        tables.write_table(directory / "images.parquet", {name: getattr(self, name) for name in _IMAGES})
+        labels = {label: self.study_labels[:, column] for column, label in enumerate(LABELS)}
+        tables.write_table(directory / "studies.parquet", {name: getattr(self, name) for name in _STUDIES} | labels)
+        tables.write_table(directory / "patients.parquet", {"patient_key": self.patient_key})
+        tables.write_table(directory / "texts.parquet", {"text_key": self.text_key, "text": self.text})
+        digest = self.digest()
+        files.write_json(directory / _RECORD, {"name": self.name, "synthetic": self.synthetic, "counts": self.counts, "digest": digest})
+        return digest
+
+    def _check_index(self, name: str, size: int) -> None:
+        array = getattr(self, name)
+        if array.dtype != np.int32 or (array.size and not 0 <= array.min() <= array.max() < size):
+            raise errors.DataError(errors.describe(f"index {name}", "cohort", f"int32 in [0, {size})", f"{array.dtype} or out of range"))
+
+
+def load(directory: pathlib.Path, image_root: pathlib.Path) -> Cohort:
+    """Returns the cohort saved in `directory`, with its images under `image_root`.
+
+    Raises: StoreError: no finished cohort there, a damaged table, or tables that do not belong together.
+    """
+    record = files.read_json(directory / _RECORD)
+    parts = {name: tables.read_table(directory / f"{name}.parquet") for name in ("images", "studies", "patients", "texts")}
+    columns = {name: parts["images"][name] for name in _IMAGES} | {name: parts["studies"][name] for name in _STUDIES}
+    columns |= {"patient_key": parts["patients"]["patient_key"], "text_key": parts["texts"]["text_key"]}
+    for name in _SECRET:
+        columns[name] = columns[name].astype(str)
+    labels = np.stack([parts["studies"][label] for label in LABELS], axis=1).astype(np.int8)
+    try:
+        cohort = Cohort(
+            record["name"],
+            record["synthetic"],
+            pathlib.Path(image_root),
+            study_labels=labels,
+            text=list(parts["texts"]["text"]),
+            counts=record["counts"],
+            **columns,
+        )
+    except errors.DataError as error:
+        raise errors.StoreError(errors.describe("cohort damaged", "workdir entry 'cohort'", "tables that fit together", str(error))) from error
+    if cohort.digest() != record["digest"]:
+        raise errors.StoreError(errors.describe("cohort changed", "workdir entry 'cohort'", f"digest {record['digest'][:12]}", cohort.digest()[:12]))
+    return cohort
+
+
+def _bytes(values: list[str]) -> np.ndarray:
+    return np.frombuffer(json.dumps(values).encode(), dtype=np.uint8)
