@@ -1,0 +1,1 @@
+"""DP-SGD on projection heads: objectives, clipping, noise, accounting, ledger."""
