@@ -1,0 +1,1 @@
+"""The results schema, figures and the self-contained page."""

@@ -1,0 +1,148 @@
+"""What the page does not show, what privacy was spent and what the run warned of, in words beside their numbers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from relink_jax.report import values
+from relink_jax.report.evidence import Evidence
+from relink_jax.report.words import Fragments
+
+SAME_PATIENT = {
+    "exclude": "Other studies of the query's patient were left out of the candidates. Recognising the patient but not the study counts neither for nor against.",
+    "negative": "Other studies of the query's patient were candidates and counted as wrong: strict study linkage.",
+    "positive": "A hit on any study of the query's patient counted as right.",
+}
+
+
+def limits(evidence: Evidence) -> list[tuple[str, Fragments]]:
+    """Returns the items of the box 'What this does not show' as (heading, fragments)."""
+    dataset = evidence.datasets[0]
+    file, document = evidence.document(dataset)
+    data, protocol = document["data"], document["protocol"]
+    attack = protocol.get("attack", {}).get("name", "cosine")
+    items: list[tuple[str, Fragments]] = []
+    if any(result["data"]["synthetic"] for result in evidence.results):
+        items.append(
+            (
+                "A real archive",
+                [
+                    "The patients, images and reports are generated. These numbers show how the measurement behaves; they say nothing about any hospital or any published model."
+                ],
+            )
+        )
+    items.append(("A stronger attacker", [
+        f"One attacker was tried: ranking the candidates by plain {attack} similarity. Score normalisation, assignment over all pairs, a map re-fitted on a few known pairs and "
+        "several images of one study were not. An attacker uses whichever works best, so read every figure as a lower bound on the risk."]))  # fmt: skip
+    if evidence.arms:
+        items.append(("An attacker who keeps the original", [
+            "New heads protect only embeddings made with them. Whoever holds the original heads, or the features before the head, has the risk of the original row."]))  # fmt: skip
+        items.append(("Protection of the audited patients", _dp_scope(evidence)))
+    exposure = data.get("exposure") or {}
+    seen: Fragments = []
+    for name in exposure:
+        seen += [
+            ", " if seen else "",
+            name.replace("_", " "),
+            " ",
+            evidence.book.number("count", f"studies with exposure {name}, {dataset}", (file, f"/data/exposure/{values.escape(name)}")),
+        ]
+    if seen:
+        items.append(
+            (
+                "Memory against generalisation",
+                ["Whether the encoders saw these studies in pretraining changes what the numbers mean. Studies by recorded exposure: ", *seen, "."],
+            )
+        )
+    else:
+        items.append(
+            ("Memory against generalisation", ["Whether the encoders saw these studies in pretraining was not recorded. It changes what the numbers mean."])
+        )
+    if data.get("text_field"):
+        items.append(("Other text", [f"The report text used is {data['text_field']}. Other sections carry other identifying detail and give other numbers."]))
+    items.append(("Same patient", [SAME_PATIENT[protocol["same_patient"]]]))
+    ties: Fragments = [
+        "A study is one candidate, and equal reports are ranked as equal. Tied candidates count by chance (their expectation); best and worst cases are in the results files."
+    ]
+    if "n_unique_texts" in data and "n_studies" in data:
+        counted = [evidence.book.number("count", f"{name}, {dataset}", (file, f"/data/{name}")) for name in ("n_unique_texts", "n_studies")]
+        ties += [" The ", counted[1], " studies hold ", counted[0], " different texts."]
+    items.append(("Ties", ties))
+    items.append(("Independent labels", [
+        "The 14 labels describe the same reports that are being linked. Matched pools remove what the labels say; what is left may be severity, place, devices, wording or anatomy, "
+        "and is correspondence beyond labels, not proof of identity. The probe predicts these labels, not a radiologist's reading."]))  # fmt: skip
+    items.append(
+        (
+            "New candidates",
+            [
+                "Intervals resample patients as queries and keep the candidate set as it is. A different archive would vary more, above all for the full database."
+            ],
+        )
+    )
+    items.append(("The patients most at risk", ["Recall is an average. A patient with an unusual study can be found almost surely while the average is low."]))
+    return items
+
+
+def _dp_scope(evidence: Evidence) -> Fragments:
+    body: Fragments = ["Epsilon bounds what the released heads reveal about a person in their training set"]
+    for name, ledger in evidence.ledgers.items():
+        if ledger.get("data_used", True) and "n_units_declared" in ledger.get("dataset", {}):
+            body += [
+                " (",
+                evidence.book.number("count", f"training units, {name}", (name, "/dataset/n_units_declared")),
+                f" {ledger['dataset'].get('unit', 'unit')}s)",
+            ]
+            break
+    return [
+        *body,
+        ". The people audited here were never in it: no epsilon limits how well their images can be linked, and the encoders and original heads carry no guarantee at all.",
+    ]
+
+
+def warnings(evidence: Evidence) -> list[tuple[str, int]]:
+    """Returns the distinct warnings of all results with how many files carry each, in first-seen order."""
+    seen: dict[str, int] = {}
+    for result in evidence.results:
+        for line in dict.fromkeys(result["warnings"]):
+            seen[line] = seen.get(line, 0) + 1
+    return list(seen.items())
+
+
+def ledger_rows(evidence: Evidence, name: str) -> list[tuple[str, Fragments]]:
+    """Returns (term, value) pairs of one privacy ledger; terms it lacks are left out."""
+    ledger = evidence.ledgers[name]
+
+    def number(kind: str, label: str, *pointers: str, formula: str = "value") -> Fragments:
+        if not all(values.has(ledger, pointer) for pointer in pointers):
+            return []
+        return [evidence.book.number(kind, f"{label}, {name}", *[(name, pointer) for pointer in pointers], formula=formula)]
+
+    def epsilon(view: str) -> Fragments:
+        if ledger.get("epsilon", {}).get("infinite"):
+            return ["infinite, no guarantee"]
+        return number("small", f"epsilon {view.upper()}", f"/epsilon/{view}")
+
+    mechanism: list[tuple[str, Fragments]] = [
+        ("expected batch", number("count", "expected batch", "/sampling/expected")),
+        ("noise multiplier, \N{GREEK SMALL LETTER SIGMA}", number("small", "noise multiplier", "/noise/multiplier_vs_sensitivity")),
+        ("clipping norm, C", number("small", "clipping norm", "/clipping/norm")),
+        ("noisy steps, T", number("count", "steps", "/steps/executed")),
+    ]
+    if not ledger.get("data_used", True):
+        return [("private records read", ["none, so nothing was spent"]), *[(term, value) for term, value in mechanism if value]]
+    events: Sequence[dict[str, Any]] = ledger.get("events") or [{}]
+    rows: list[tuple[str, Fragments]] = [
+        ("\N{GREEK SMALL LETTER EPSILON} (R\N{LATIN SMALL LETTER E WITH ACUTE}nyi DP)", epsilon("rdp")),
+        ("\N{GREEK SMALL LETTER EPSILON} (PLD)", epsilon("pld")),
+        ("\N{GREEK SMALL LETTER DELTA}", number("small", "delta", "/epsilon/delta")),
+        (
+            "\N{GREEK SMALL LETTER DELTA} \N{MULTIPLICATION SIGN} N",
+            number("small", "delta times N", "/epsilon/delta", "/dataset/n_units_declared", formula="product"),
+        ),
+        ("privacy unit", [str(ledger.get("dataset", {}).get("unit", "not recorded"))]),
+        ("neighbouring relation", [str(events[0].get("relation", "not recorded")).replace("_", "/")]),
+        ("units in training, N", number("count", "units", "/dataset/n_units_declared")),
+        ("objective", [str(ledger.get("objective", {}).get("id", "not recorded"))]),
+        ("sampling probability, q", number("small", "q", "/sampling/q")),
+        *mechanism,
+    ]
+    return [(term, value) for term, value in rows if value]

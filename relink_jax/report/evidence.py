@@ -1,0 +1,236 @@
+"""The results of one run arranged for the page: which models, head arms and datasets there are, and their numbers as cells.
+
+The page's order is fixed here: held-out datasets before external ones, models in rising specialisation with their original
+heads (the ladder), then the other head arms of the mitigated model.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from relink_jax import errors
+from relink_jax.report import schema, values
+
+OTHER = "other_patient"
+MATCHED = "label_matched"
+PAIRED_POOL = "other_patient@label_matched"
+_BASELINES = ("original", "none")
+_ARM_ORDER = ("dp", "noise_only", "random")
+_ENOUGH = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A number with its interval; `value` is None where the results have no such entry."""
+
+    value: values.Number | None = None
+    low: values.Number | None = None
+    high: values.Number | None = None
+
+
+EMPTY = Cell()
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One audited thing: a model with one set of heads."""
+
+    model: str
+    head: str
+    rung: int | None
+
+    @property
+    def baseline(self) -> bool:
+        """Whether these are the heads the model came with."""
+        return self.head in _BASELINES
+
+
+class Evidence:
+    """Index over results documents; every number it hands out is registered in `book`."""
+
+    def __init__(self, results: Sequence[dict[str, Any]], ledgers: Mapping[str, dict[str, Any]], headline_pool: int) -> None:
+        if not results:
+            raise errors.StoreError(errors.describe("results missing", "report", "at least one results document", "none"))
+        self.results = schema.ordered(list(results))
+        self.ledgers = dict(sorted(ledgers.items()))
+        self.files = {(r["model"]["name"], r["model"]["head"], r["data"]["name"]): f"results/{schema.stem(r)}.json" for r in self.results}
+        self.documents = documents_of(self.results, self.ledgers)
+        self.book = values.Book(self.documents)
+        self.headline_pool = headline_pool
+        names = {r["data"]["name"]: external(r) for r in self.results}
+        self.datasets = sorted(names, key=lambda name: (names[name], name))
+        rows = {(r["model"]["name"], r["model"]["head"]): Row(r["model"]["name"], r["model"]["head"], r["model"].get("specialisation")) for r in self.results}
+        self.ladder = [row for row in rows.values() if row.baseline]
+        arms = [row for row in rows.values() if not row.baseline]
+        self.arms = sorted(arms, key=lambda row: (row.model, _ARM_ORDER.index(row.head) if row.head in _ARM_ORDER else len(_ARM_ORDER), row.head))
+
+    @property
+    def subject(self) -> Row:
+        """The row of the headline: the mitigated model's own heads, else the last rung of the ladder."""
+        mitigated = self.arms[0].model if self.arms else None
+        chosen = [row for row in self.ladder if row.model == mitigated]
+        return (chosen or self.ladder or self.arms)[-1]
+
+    def arm(self, head: str) -> Row | None:
+        """Returns the subject's row with other heads, None when that arm was not run."""
+        return next((row for row in self.arms if row.head == head and row.model == self.subject.model), None)
+
+    def file(self, row: Row, dataset: str) -> str | None:
+        """Returns the results file of a row on a dataset, None when it was not audited there."""
+        return self.files.get((row.model, row.head, dataset))
+
+    def document(self, dataset: str) -> tuple[str, dict[str, Any]]:
+        """Returns (file, document) of the first row audited on `dataset`, for what all rows there share."""
+        file = next(self.files[key] for key in self.files if key[2] == dataset)
+        return file, self.documents[file]
+
+    def pools(self, dataset: str) -> list[int]:
+        """Returns the pool sizes N audited on `dataset`, without the full database, rising; at most powers of ten when many."""
+        entries = self.document(dataset)[1]["metrics"]
+        found = sorted(
+            {m["N"] for m in entries if m["name"] == "recall" and m["k"] == 1 and not m["full"] and m["stratum"] == OTHER and m["direction"] == "i2r"}
+        )
+        tens = [pool for pool in found if str(pool).strip("0") == "1"]
+        return tens if len(found) > 5 and tens else found
+
+    def headline(self, dataset: str) -> int | None:
+        """Returns the largest pool size on `dataset` up to the configured headline pool; None for the full database only."""
+        pools = self.pools(dataset)
+        return max([pool for pool in pools if pool <= self.headline_pool] or pools[:1], default=None)
+
+    def matched_pool(self, dataset: str) -> int | None:
+        """Returns the largest matched pool size for which a quarter of the queries is eligible, else the one with most."""
+        entries = [m for m in self.document(dataset)[1]["metrics"] if _is(m, "recall", 1, MATCHED, "i2r") and not m["full"] and m["value"] is not None]
+        shares = {m["N"]: m["n_eligible_share"] or 0.0 for m in entries}
+        enough = [pool for pool, share in shares.items() if share >= _ENOUGH]
+        return max(enough) if enough else max(shares, key=lambda pool: shares[pool], default=None)
+
+    def pointer(
+        self, file: str | None, name: str, *, k: int | None = 1, pool: int | str | None = None, stratum: str = OTHER, direction: str = "i2r"
+    ) -> str | None:
+        """Returns the JSON pointer of a metric; `pool` is N, or 'full', or None for metrics without a pool."""
+        if file is None:
+            return None
+        for index, entry in enumerate(self.documents[file]["metrics"]):
+            fits = (entry["full"] if pool == "full" else (entry["N"] == pool and not entry["full"])) if pool is not None else True
+            if _is(entry, name, k, stratum, direction) and fits:
+                return f"/metrics/{index}"
+        return None
+
+    def cell(self, file: str | None, at: str | None, kind: str, label: str, field: str = "value") -> Cell:
+        """Returns the number at `at`/`field` with the interval at `at`/ci when there is one."""
+        if file is None or at is None:
+            return EMPTY
+        number = self.book.number(kind, label, (file, f"{at}/{field}"))
+        if number.value is None:
+            return Cell(number)
+        interval = values.resolve(self.documents[file], at).get("ci")
+        if interval is None or interval["low"] is None or interval["high"] is None:
+            return Cell(number)
+        ending = values.end_kind(kind, number.value)
+        ends = [self.book.number(ending, f"{label}, {end} end of the interval", (file, f"{at}/ci/{end}")) for end in ("low", "high")]
+        return Cell(number, *ends)
+
+    def recall(self, row: Row, dataset: str, pool: int | str | None, stratum: str = OTHER, direction: str = "i2r") -> Cell:
+        """Returns Recall@1 of a row with its interval."""
+        file = self.file(row, dataset)
+        at = self.pointer(file, "recall", pool=pool, stratum=stratum, direction=direction)
+        return self.cell(file, at, "percent", f"Recall@1, {describe_row(row)}, {dataset}, {direction}, {stratum}, N={pool}")
+
+    def single(self, row: Row, dataset: str, kind: str, field: str, pool: int | str | None, stratum: str = OTHER) -> values.Number | None:
+        """Returns one field (N, chance, lift, log2_lift, n_eligible_share, ...) of a row's Recall@1 entry."""
+        file = self.file(row, dataset)
+        at = self.pointer(file, "recall", pool=pool, stratum=stratum)
+        if file is None or at is None:
+            return None
+        return self.book.number(kind, f"{field} of Recall@1, {describe_row(row)}, {dataset}, {stratum}, N={pool}", (file, f"{at}/{field}"))
+
+    def bits(self, row: Row, dataset: str, pool: int | str | None, stratum: str = OTHER) -> Cell:
+        """Returns log2 lift in bits with its interval, from the lift's where recorded and else from Recall@1's."""
+        file = self.file(row, dataset)
+        at = self.pointer(file, "recall", pool=pool, stratum=stratum)
+        if file is None or at is None:
+            return EMPTY
+        label = f"log2 lift, {describe_row(row)}, {dataset}, {stratum}, N={pool}"
+        number = self.book.number("bits", label, (file, f"{at}/log2_lift"))
+        interval = values.resolve(self.documents[file], at)["ci"]
+        if number.value is None or interval is None:
+            return Cell(number)
+        ends = []
+        for end in ("low", "high"):
+            sources = [(file, f"{at}/ci/lift_{end}")] if interval.get(f"lift_{end}") is not None else [(file, f"{at}/ci/{end}"), (file, f"{at}/chance")]
+            formula = "log2" if len(sources) == 1 else "bits"
+            ends.append(self.book.number("bits_end", f"{label}, {end} end of the interval", *sources, formula=formula))
+        return Cell(number, *ends)
+
+    def auc(self, row: Row, dataset: str) -> Cell:
+        """Returns AUC within query with its interval."""
+        file = self.file(row, dataset)
+        return self.cell(file, self.pointer(file, "auc_within_query", k=None), "auroc", f"AUC within query, {describe_row(row)}, {dataset}")
+
+    def probe_at(self, row: Row, dataset: str, features: str | None = None) -> tuple[str | None, str | None]:
+        """Returns (file, pointer) of a probe entry: of the row's own head, or of `features` such as pre_head."""
+        file = self.file(row, dataset)
+        wanted = (features,) if features else (row.head, "post_head")
+        for index, entry in enumerate(self.documents[file]["utility"]["probe"] if file else ()):
+            if entry["features"] in wanted:
+                return file, f"/utility/probe/{index}"
+        return file, None
+
+    def probe(self, row: Row, dataset: str, features: str | None = None) -> Cell:
+        """Returns macro AUROC of the linear probe with its interval."""
+        file, at = self.probe_at(row, dataset, features)
+        return self.cell(file, at, "auroc", f"probe macro AUROC, {features or 'after the head'}, {describe_row(row)}, {dataset}", "macro_auroc")
+
+    def paired(self, row: Row, other: Row, dataset: str, pool: int | str | None, form: str = "difference") -> Cell:
+        """Returns how Recall@1 of `row` differs from that of `other`, with its paired interval, if recorded.
+
+        Forms: difference (percentage points, `row` minus `other`), reduction (share of `other`'s), bits_removed.
+        """
+        file = self.file(row, dataset)
+        against = f"{other.model}__{other.head}__{dataset}"
+        label = f"Recall@1, {describe_row(row)} against {describe_row(other)}, {dataset}, N={pool}, {form}"
+        for index, entry in enumerate(self.documents[file].get("paired", ()) if file else ()):
+            reference = entry["metric_ref"]
+            at_pool = reference.get("full", False) if pool == "full" else (reference.get("N") == pool and not reference.get("full", False))
+            if file is None or entry["against"] != against or not at_pool or not _is(reference, "recall", 1, OTHER, "i2r"):
+                continue
+            if form == "difference":
+                return self.cell(file, f"/paired/{index}", "points", label, "difference")
+            kind = {"reduction": "percent", "bits_removed": "bits"}[form]
+            if not values.has(entry, f"/{form}/high") or None in (entry[form]["value"], entry[form]["low"], entry[form]["high"]):
+                return EMPTY
+            ends = (values.end_kind(kind, entry[form]["value"]), "low"), (values.end_kind(kind, entry[form]["value"]), "high")
+            numbers = [self.book.number(shown, f"{label}, {field}", (file, f"/paired/{index}/{form}/{field}")) for shown, field in ((kind, "value"), *ends)]
+            return Cell(*numbers)
+        return EMPTY
+
+    def paired_probe(self, row: Row, dataset: str) -> Cell:
+        """Returns the row's probe macro AUROC minus that of the original heads with its paired interval, if recorded."""
+        file = self.file(row, dataset)
+        for index, entry in enumerate(self.documents[file]["utility"].get("paired", ()) if file else ()):
+            if entry["features"] == row.head and entry["against"] in _BASELINES:
+                return self.cell(
+                    file, f"/utility/paired/{index}", "auroc_difference", f"probe macro AUROC, {describe_row(row)} minus original, {dataset}", "difference"
+                )
+        return EMPTY
+
+
+def documents_of(results: Sequence[dict[str, Any]], ledgers: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Returns all documents the page is made of by workdir-relative file name."""
+    return {f"results/{schema.stem(result)}.json": result for result in results} | dict(ledgers)
+
+
+def external(result: Mapping[str, Any]) -> bool:
+    """Returns whether a document's dataset comes from outside the site the heads were trained on."""
+    data = result["data"]
+    return bool(data.get("external", "external" in data["name"]))
+
+
+def describe_row(row: Row) -> str:
+    """Returns the short unambiguous name of a row."""
+    return f"{row.model} ({row.head})"
+
+
+def _is(entry: Mapping[str, Any], name: str, k: int | None, stratum: str, direction: str) -> bool:
+    return bool(entry["name"] == name and entry["k"] == k and entry["stratum"] == stratum and entry["direction"] == direction)

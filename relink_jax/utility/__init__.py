@@ -1,0 +1,1 @@
+"""What the mitigation costs: the 14-label linear probe."""

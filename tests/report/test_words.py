@@ -1,0 +1,147 @@
+"""Verdicts are computed from the numbers: each flips when its numbers do."""
+
+import pytest
+import report_fixtures
+
+from relink_jax.report import caveats, values, words
+from relink_jax.report.evidence import Evidence
+
+
+def text_of(parts):
+    return "".join(part if isinstance(part, str) else part.number.text if isinstance(part, words.Strong) else part.text for part in parts)
+
+
+def verdicts(results, pool=1000):
+    return {answer.question: (answer.verdict, text_of(answer.body)) for answer in words.answers(Evidence(results, report_fixtures.ledgers(), pool))}
+
+
+def find(results, head, dataset="phantom-A-test", model="phantom-3-specialist"):
+    return next(one for one in results if (one["model"]["name"], one["model"]["head"], one["data"]["name"]) == (model, head, dataset))
+
+
+def recall(document, pool=1000, stratum="other_patient"):
+    return next(m for m in document["metrics"] if (m["name"], m["k"], m["N"], m["direction"], m["stratum"]) == ("recall", 1, pool, "i2r", stratum))
+
+
+@pytest.fixture
+def results():
+    return report_fixtures.results()
+
+
+def test_finding_is_one_sentence_with_every_part(results):
+    sentence = text_of(words.finding(Evidence(results, report_fixtures.ledgers(), 1000)))
+    assert sentence.startswith("At N = 1,000 candidates, phantom-3-specialist links 52.4% [48.2, 56.6] of the images to their report (chance 0.1%, lift 524×)")
+    assert "after DP-SGD on its projection heads (ε = 0.34, δ = 6e-6 per patient), 0.89% [0.82, 0.96] (8.91× chance remains)" in sentence
+    assert "with the same noise and no data, 0.82%" in sentence
+    assert sentence.endswith("macro AUROC goes from 0.806 to 0.798.")
+
+
+def test_headline_pool_falls_back_to_what_fits(results):
+    assert text_of(words.finding(Evidence(results, {}, 500))).startswith("At N = 100 candidates")
+    assert text_of(words.finding(Evidence(results, {}, 10**6))).startswith("At N = 1,000 candidates")
+
+
+def test_ladder_verdict(results):
+    question = "Does linkage rise with specialisation?"
+    verdict, body = verdicts(results)[question]
+    assert verdict == "Yes"
+    assert "phantom-0-untrained 1.17×, phantom-1-labels 13.0×, phantom-2-reports 163×, phantom-3-specialist 524×" in body
+    assert "do not overlap" in body
+    entry = recall(find(results, "original", model="phantom-2-reports"))
+    entry["ci"]["high"] = 0.6
+    assert "some neighbouring models overlap" in verdicts(results)[question][1]
+    entry["lift"] = 5.0
+    assert verdicts(results)[question][0] == "No"
+    assert "does not rise at phantom-2-reports" in verdicts(results)[question][1]
+
+
+def test_matched_verdict(results):
+    question = "Is it more than the disease labels?"
+    verdict, body = verdicts(results)[question]
+    assert verdict == "Yes"
+    assert "N = 100" in body
+    assert "38% of the queries" in body
+    recall(find(results, "original"), 100, "label_matched")["ci"]["low"] = 0.005
+    assert verdicts(results)[question][0] == "Not shown"
+
+
+@pytest.mark.parametrize(("low", "high", "verdict"), [(-0.01, 0.01, "Not distinguishable"), (0.001, 0.01, "It kept linkage"), (-0.01, -0.001, "Yes")])
+def test_dp_against_noise(results, low, high, verdict):
+    for entry in find(results, "dp")["paired"]:
+        if "noise_only" in entry["against"]:
+            entry["ci"] |= {"low": low, "high": high}
+    found, body = verdicts(results)["Did DP training do more than its noise?"]
+    assert found == verdict
+    assert ("comes from the noise, not from learning" in body) == (verdict == "Not distinguishable")
+
+
+def test_dp_against_noise_without_a_paired_interval(results):
+    find(results, "dp")["paired"] = []
+    verdict, body = verdicts(results)["Did DP training do more than its noise?"]
+    assert verdict == "Not distinguishable"
+    assert "separate intervals" in body
+    assert "Did the DP heads remove the linkage?" not in verdicts(results)
+
+
+def test_removal_verdict(results):
+    question = "Did the DP heads remove the linkage?"
+    verdict, body = verdicts(results)[question]
+    assert verdict == "In part"
+    assert "a fall of 98.3%" in body
+    assert "9.03 before, 3.16 [3.04, 3.27] left, 5.88" in body
+    recall(find(results, "dp"))["ci"]["lift_low"] = 0.9
+    assert verdicts(results)[question][0] == "Down to chance"
+    for entry in find(results, "dp")["paired"]:
+        entry["ci"] |= {"low": -0.1, "high": 0.1}
+    assert verdicts(results)[question][0] == "No"
+
+
+def test_price_verdict(results):
+    question = "What did it cost?"
+    assert verdicts(results)[question][0] == "A measurable loss"
+    find(results, "dp")["utility"]["paired"][0]["ci"]["high"] = 0.001
+    assert verdicts(results)[question][0] == "No measurable loss"
+    find(results, "dp")["utility"]["paired"] = []
+    assert verdicts(results)[question][0] == "Not tested"
+
+
+def test_one_brought_along_model_gets_a_plain_finding(results):
+    lone = find(results, "original")
+    lone["model"] |= {"name": "embeddings", "head": "none", "specialisation": None}
+    lone["utility"] = {"probe": []}
+    evidence = Evidence([lone], {}, 1000)
+    assert text_of(words.finding(evidence)).startswith("At N = 1,000 candidates, embeddings links 52.4%")
+    assert [answer.question for answer in words.answers(evidence)] == ["Is it more than the disease labels?"]
+    assert "An attacker who keeps the original" not in dict(caveats.limits(evidence))
+
+
+def test_limits_follow_the_protocol(results):
+    evidence = Evidence(results, report_fixtures.ledgers(), 1000)
+    limits = {heading: text_of(body) for heading, body in caveats.limits(evidence)}
+    assert "737 patients" in limits["Protection of the audited patients"]
+    assert "findings+impression" in limits["Other text"]
+    assert "1,174 studies hold 1,012 different texts" in limits["Ties"]
+    assert "left out of the candidates" in limits["Same patient"]
+    for one in results:
+        one["protocol"]["same_patient"] = "negative"
+        one["data"]["synthetic"] = False
+    real = dict(caveats.limits(Evidence(results, {}, 1000)))
+    assert "A real archive" not in real
+    assert "counted as wrong" in text_of(real["Same patient"])
+
+
+def test_ledger_rows():
+    evidence = Evidence(report_fixtures.results(), report_fixtures.ledgers(), 1000)
+    dp, control = (dict(caveats.ledger_rows(evidence, name)) for name in evidence.ledgers)
+    shown = {term: text_of(value) for term, value in dp.items()}
+    assert shown["ε (Rényi DP)"] == "0.34"
+    assert shown["sampling probability, q"] == "0.174"
+    assert shown["δ × N"] == "0.00442"
+    assert shown["neighbouring relation"] == "add/remove"
+    assert control["private records read"] == ["none, so nothing was spent"]
+    assert "δ" not in control
+    ledgers = report_fixtures.ledgers()
+    ledgers["heads/phantom-3-specialist/dp/privacy_ledger.json"]["epsilon"] |= {"infinite": True, "rdp": None}
+    unsound = Evidence(report_fixtures.results(), ledgers, 1000)
+    assert dict(caveats.ledger_rows(unsound, next(iter(ledgers))))["ε (Rényi DP)"] == ["infinite, no guarantee"]
+    assert isinstance(dp["δ"][0], values.Number)
