@@ -1,0 +1,118 @@
+"""Paired comparison of two audits of the same queries, such as a model before and after mitigation.
+
+Both arms share every bootstrap draw of patients, so what they have in common cancels. Three forms are reported, because a
+share of recall removed says little without what chance alone would leave: the reduction in recall, the reduction in its
+excess over chance, and bits removed.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from relink_jax import errors
+from relink_jax.audit import metrics, queries, uncertainty
+from relink_jax.retrieval.counted import OTHER_PATIENT
+
+
+class Audited(Protocol):
+    """What a comparison needs of an audit: an `AuditResult`, or the same read back from files."""
+
+    @property
+    def queries(self) -> dict[str, queries.Queries]:
+        """Per-query table of each direction."""
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How it was measured; the bootstrap settings are read from it."""
+
+
+FORMS = ("difference", "ratio", "reduction", "excess_reduction", "bits_removed")
+
+
+def paired(
+    before: Audited,
+    after: Audited,
+    name: str = "recall",
+    *,
+    k: int | None = 1,
+    pool_size: int | None = None,
+    direction: str = "i2r",
+    stratum: str = OTHER_PATIENT,
+) -> dict[str, Any]:
+    """Returns one metric in both arms and how it changed, each form with its patient-clustered BCa interval.
+
+    Args: name: 'recall', 'mrr' or 'auc_within_query' (k None for the last two). pool_size: None for the full pool.
+    Returns: {'before', 'after', 'chance', 'n_queries', 'n_patients', 'level', 'B', and per form {'value', 'low', 'high'}}:
+        difference a-b; ratio a/b; reduction 1-a/b; excess_reduction (b-a)/(b-chance); bits_removed log2(b/a). Null where undefined.
+    Raises: DataError: the arms hold different queries or patients, or the metric was not measured in both.
+    """
+    tables = before.queries.get(direction), after.queries.get(direction)
+    if (
+        tables[0] is None
+        or tables[1] is None
+        or not all(np.array_equal(getattr(tables[0], field), getattr(tables[1], field)) for field in ("query_key", "patient_key"))
+    ):
+        raise errors.DataError(errors.describe("arms differ", "paired comparison", "the same queries of the same patients in both", "others"))
+    found = [_find(table, name, k, pool_size, direction, stratum) for table in (tables[0], tables[1])]
+    if not np.array_equal(found[0].eligible, found[1].eligible):
+        raise errors.DataError(errors.describe("arms differ", "paired comparison", "the same eligible queries in both", "others"))
+    names, patient_of = queries.patients(before.queries)
+    patient = patient_of[direction][found[0].eligible]
+    settings = uncertainty.Bootstrap(**before.protocol["bootstrap"])
+    columns = [found[0].bounds.expected, found[1].bounds.expected, found[0].chance]
+    sums = np.stack([uncertainty.patient_sums(patient, column, len(names)) for column in columns], axis=1)
+    counts = np.repeat(uncertainty.patient_sums(patient, np.ones(len(patient)), len(names))[:, None], 3, axis=1)
+    estimate = _forms(uncertainty.ratios(np.ones((1, len(names))), sums, counts))[0]
+    drawn = _forms(uncertainty.replicate(sums, counts, settings))
+    held = counts[:, 0] > 0
+    jackknife = _forms((sums.sum(axis=0) - sums[held]) / np.maximum(counts.sum(axis=0) - counts[held], 1))
+    low, high = uncertainty.bca(estimate, drawn, np.where(np.isfinite(jackknife), jackknife, estimate), settings.level)
+    means = [float(column.mean()) for column in columns]
+    shown = {
+        "before": means[0],
+        "after": means[1],
+        "chance": means[2],
+        "n_queries": len(patient),
+        "n_patients": int(held.sum()),
+        "level": settings.level,
+        "B": settings.replicates,
+    }
+    return shown | {form: {"value": _plain(estimate[i]), "low": _plain(low[i]), "high": _plain(high[i])} for i, form in enumerate(FORMS)}
+
+
+def entry(against: str, before: Audited, after: Audited, metric: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns one `paired` entry of the results schema: how `metric` (an entry, or its name, k, N, full, direction, stratum) changed.
+
+    Args: against: file stem of the results compared with.
+    """
+    reference = {field: metric[field] for field in ("name", "k", "N", "full", "direction", "stratum")}
+    size = None if metric["full"] else metric["N"]
+    found = paired(before, after, metric["name"], k=metric["k"], pool_size=size, direction=metric["direction"], stratum=metric["stratum"])
+    change = found["difference"]
+    ci = {"method": "patient_bca", "level": found["level"], "low": change["low"], "high": change["high"], "B": found["B"]}
+    others = {form: found[form] for form in ("ratio", "reduction", "excess_reduction", "bits_removed")}
+    return {"against": against, "metric_ref": reference, "difference": change["value"], "ci": ci, **others}
+
+
+def _find(table: queries.Queries, name: str, k: int | None, pool_size: int | None, direction: str, stratum: str) -> metrics.Metric:
+    for metric in metrics.per_query(table, direction, stratum, [pool_size], [k] if k else [1]):
+        if metric.name == name and (metric.k == k or name != "recall"):
+            return metric
+    raise errors.DataError(
+        errors.describe("metric not measured", "paired comparison", "a metric, k and pool size that these data allow", f"{name} k={k} pool size {pool_size}")
+    )
+
+
+def _forms(values: np.ndarray) -> np.ndarray:
+    """Returns the five forms [n, 5] of rows (before, after, chance); NaN where undefined."""
+    before, after, chance = values.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(before > 0, after / before, np.nan)
+        excess = np.where(before != chance, (before - after) / (before - chance), np.nan)
+        bits = np.where((before > 0) & (after > 0), -np.log2(ratio), np.nan)
+    return np.stack([after - before, ratio, 1 - ratio, excess, bits], axis=1)
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,203 @@
+"""Validated inputs of an audit, and the one function that makes them from a user's arrays and ids.
+
+Rows are joined by id, never by position, and every problem is one sentence that names the argument, what was expected and
+how many rows are wrong. Ids themselves never appear in messages, nor in results unless `keep_ids` says they are pseudonyms.
+"""
+
+import dataclasses
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from relink_jax import errors
+from relink_jax.audit import strata
+from relink_jax.retrieval import tiles
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditInputs:
+    """Q images, S studies, U distinct report embeddings and P patients, joined by number.
+
+    Attributes:
+        images: float32 [Q, D], unit-norm unless prepared with normalize=False.
+        image_study: int32 [Q].
+        texts: float32 [U, D], distinct by bytes, in order of the first study that has them.
+        study_text: int32 [S]. study_patient: int32 [S].
+        study_labels: int8 [S, L] in {1, 0, -1, -2 blank}, or None. study_has_labels: bool [S].
+        image_key, study_key, patient_key: pseudonyms written to results, object arrays [Q], [S], [P].
+    """
+
+    images: np.ndarray
+    image_study: np.ndarray
+    texts: np.ndarray
+    study_text: np.ndarray
+    study_patient: np.ndarray
+    study_labels: np.ndarray | None
+    study_has_labels: np.ndarray
+    image_key: np.ndarray
+    study_key: np.ndarray
+    patient_key: np.ndarray
+
+    def describe(self) -> dict[str, int]:
+        """Returns the sizes that results carry."""
+        return {
+            "n_images": len(self.images),
+            "n_studies": len(self.study_text),
+            "n_unique_texts": len(self.texts),
+            "n_patients": len(self.patient_key),
+            "n_labelled_studies": int(self.study_has_labels.sum()),
+            "dim": int(self.images.shape[1]),
+        }
+
+
+def prepare(
+    *,
+    images: Any,
+    texts: Any,
+    image_study: Sequence[Hashable],
+    text_study: Sequence[Hashable],
+    patient: Sequence[Hashable],
+    labels: Any = None,
+    has_labels: Any = None,
+    image_patient: Sequence[Hashable] | None = None,
+    image_id: Sequence[Hashable] | None = None,
+    normalize: bool = True,
+    keep_ids: bool = False,
+) -> AuditInputs:
+    """Returns validated inputs from arrays and ids of any hashable kind.
+
+    Args:
+        images: [Q, D] image embeddings. texts: [S, D] report embeddings, one row per study.
+        image_study: [Q] study id of each image. text_study: [S] study id of each report, without repeats.
+        patient: [S] patient id of each report's study.
+        labels: [S, L] CheXpert-style states 1, 0, -1; -2, NaN or None is blank. A row all NaN is a study without labels.
+        has_labels: [S] booleans, overrides that rule.
+        image_patient: [Q] patient id of each image, checked against its study's.
+        image_id: [Q] pseudonyms of images, used with keep_ids.
+        normalize: scale rows to unit norm (cosine scores); False takes inner products of the rows as they are.
+        keep_ids: write the ids given here into results; pass True only for pseudonyms. Otherwise results hold row numbers.
+    Raises: DataError: non-finite or zero rows, unequal dims or lengths, missing or repeated ids, an image whose study has no
+        report, a study under two patients, unknown label values, fewer than 2 patients.
+    """
+    image_rows, text_rows = _embeddings("images", images, normalize), _embeddings("texts", texts, normalize)
+    if image_rows.shape[1] != text_rows.shape[1]:
+        raise errors.DataError(errors.describe("dims differ", "argument 'texts'", f"{image_rows.shape[1]} columns, as in 'images'", f"{text_rows.shape[1]}"))
+    n_images, n_studies = len(image_rows), len(text_rows)
+    study_ids = _ids("text_study", text_study, n_studies, "texts")
+    patients = _ids("patient", patient, n_studies, "texts")
+    number = _number_studies(study_ids, patients)
+    image_studies = _ids("image_study", image_study, n_images, "images")
+    joined = np.array([number.get(study, -1) for study in image_studies], np.int64)
+    if (joined < 0).any():
+        kinds = f"{type(image_studies[0]).__name__} ids here, {type(study_ids[0]).__name__} ids in 'text_study'"
+        raise errors.DataError(
+            errors.describe("image without report", "argument 'image_study'", "every study id also in 'text_study'", f"{_rows(joined < 0)} ({kinds})")
+        )
+    patient_number: dict[Hashable, int] = {}
+    study_patient = np.array([patient_number.setdefault(one, len(patient_number)) for one in patients], np.int32)
+    if image_patient is not None:
+        claimed = np.array([patient_number.get(one, -1) for one in _ids("image_patient", image_patient, n_images, "images")])
+        if (claimed != study_patient[joined]).any():
+            raise errors.DataError(
+                errors.describe(
+                    "study under two patients", "argument 'image_patient'", "the patient of the image's study", _rows(claimed != study_patient[joined])
+                )
+            )
+    if len(patient_number) < 2:
+        raise errors.DataError(errors.describe("too few patients", "argument 'patient'", "at least 2 different patients", str(len(patient_number))))
+    states, labelled = _labels(labels, has_labels, n_studies)
+    first, text_group = tiles.unique_rows(text_rows)
+    image_names = _ids("image_id", image_id, n_images, "images") if image_id is not None else None
+    keys = [
+        _keys(names if keep_ids else None, size)
+        for names, size in ((image_names, n_images), (study_ids, n_studies), (list(patient_number), len(patient_number)))
+    ]
+    return AuditInputs(image_rows, joined.astype(np.int32), text_rows[first], text_group, study_patient, states, labelled, *keys)
+
+
+def _embeddings(name: str, values: Any, normalize: bool) -> np.ndarray:
+    """Returns finite, non-zero float32 rows [n, D]; negative zeros become zeros, so that equal rows have equal bytes."""
+    where = f"argument {name!r}"
+    try:
+        rows = np.asarray(values)
+        wide = rows.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise errors.DataError(errors.describe("wrong type", where, "an array of numbers", type(values).__name__)) from error
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise errors.DataError(errors.describe("wrong shape", where, "a non-empty [rows, dims] array", str(list(rows.shape))))
+    finite = np.isfinite(wide).all(axis=1)
+    if not finite.all():
+        raise errors.DataError(errors.describe("non-finite embedding", where, "finite numbers", _rows(~finite)))
+    norms = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+    if not norms.all():
+        raise errors.DataError(errors.describe("zero embedding", where, "rows of norm above 0", _rows(norms == 0)))
+    if normalize:
+        wide /= norms[:, None]
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.float32) + np.float32(0)
+    fits = np.isfinite(narrow).all(axis=1) & narrow.any(axis=1)
+    if not fits.all():
+        raise errors.DataError(errors.describe("embedding out of range", where, "rows that fit float32", _rows(~fits)))
+    return narrow
+
+
+def _ids(name: str, values: Any, n: int, owner: str) -> list[Hashable]:
+    """Returns `values` as a list of n present, hashable ids."""
+    where = f"argument {name!r}"
+    ids = values.tolist() if hasattr(values, "tolist") else list(values)
+    if len(ids) != n:
+        raise errors.DataError(errors.describe("length differs", where, f"{n} ids, one per row of {owner!r}", str(len(ids))))
+    absent = np.array([one is None or one == "" or (isinstance(one, float) and math.isnan(one)) or not isinstance(one, Hashable) for one in ids])
+    if absent.any():
+        raise errors.DataError(errors.describe("missing id", where, "a hashable, non-empty id in every row", _rows(absent)))
+    return ids
+
+
+def _number_studies(study_ids: list[Hashable], patients: list[Hashable]) -> dict[Hashable, int]:
+    """Returns {study id: row}; refuses repeats, and says so when the repeats are under different patients."""
+    number: dict[Hashable, int] = {}
+    repeated, conflicting = np.zeros(len(study_ids), bool), np.zeros(len(study_ids), bool)
+    for row, study in enumerate(study_ids):
+        first = number.setdefault(study, row)
+        repeated[row], conflicting[row] = first != row, patients[first] != patients[row]
+    if conflicting.any():
+        raise errors.DataError(errors.describe("study under two patients", "argument 'patient'", "one patient per study", _rows(conflicting)))
+    if repeated.any():
+        raise errors.DataError(errors.describe("repeated study id", "argument 'text_study'", "each study once", _rows(repeated)))
+    return number
+
+
+def _labels(labels: Any, has_labels: Any, n: int) -> tuple[np.ndarray | None, np.ndarray]:
+    """Returns (int8 states [n, L] or None, bool [n] of labelled studies)."""
+    if labels is None:
+        return None, np.zeros(n, bool)
+    try:
+        values = np.asarray(labels, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise errors.DataError(
+            errors.describe("wrong type", "argument 'labels'", "numbers 1, 0, -1, and -2, NaN or None for blank", "something else")
+        ) from error
+    if values.ndim != 2 or len(values) != n or values.shape[1] == 0:
+        raise errors.DataError(errors.describe("wrong shape", "argument 'labels'", f"[{n}, labels], one row per row of 'texts'", str(list(values.shape))))
+    blank = np.isnan(values)
+    known = np.isin(values, (1, 0, -1, strata.BLANK)) | blank
+    if not known.all():
+        raise errors.DataError(errors.describe("unknown label value", "argument 'labels'", "1, 0, -1, or -2, NaN or None for blank", _rows(~known.all(axis=1))))
+    labelled = ~blank.all(axis=1) if has_labels is None else np.asarray(has_labels, dtype=bool)
+    if labelled.shape != (n,):
+        raise errors.DataError(errors.describe("length differs", "argument 'has_labels'", f"{n} booleans, one per row of 'texts'", str(list(labelled.shape))))
+    return np.where(blank, strata.BLANK, values).astype(np.int8), labelled
+
+
+def _keys(names: list[Hashable] | None, n: int) -> np.ndarray:
+    """Returns pseudonyms as strings: the given names, or zero-padded row numbers."""
+    width = len(str(max(n - 1, 0)))
+    return np.array([str(name) for name in names] if names is not None else [f"{row:0{width}d}" for row in range(n)], dtype=object)
+
+
+def _rows(wrong: Any) -> str:
+    """Returns how many rows are wrong and the number of the first."""
+    count = int(wrong.sum())
+    return f"{count} wrong row{'s' if count > 1 else ''}, first at row {int(np.flatnonzero(wrong)[0])}"

@@ -1,0 +1,196 @@
+"""Every metric of a results file, with chance beside it, from the per-query table.
+
+For each direction, stratum, pool size N (and the full pool) and k: Recall@k expected under random tie-breaking with its
+optimistic and pessimistic bounds, MRR, mean rank, and the pool-free within-query AUC.
+
+Strata: `other_patient`; `label_matched` on the queries that have at least N - 1 label-matched negatives; and
+`other_patient@label_matched`, the random pool on those same queries, which is what a matched figure must be compared with.
+`full` is each query's whole pool of its stratum, M + 1 candidates; N is then the largest of them and chance the mean.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from relink_jax import errors
+from relink_jax.audit import monte_carlo, queries, uncertainty
+from relink_jax.retrieval import expectation
+from relink_jax.retrieval.counted import LABEL_MATCHED, OTHER_PATIENT, StratumCounts
+
+PAIRED = f"{OTHER_PATIENT}@{LABEL_MATCHED}"
+STRATA = (OTHER_PATIENT, LABEL_MATCHED, PAIRED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One metric of one direction, stratum and pool, per eligible query.
+
+    Attributes:
+        name: 'recall', 'mrr', 'mean_rank' or 'auc_within_query'. k, N: None where they do not apply.
+        eligible: query numbers of its direction, int64 [n].
+        bounds: expected, optimistic and pessimistic values [n]. chance: value of a random ranking [n].
+    """
+
+    name: str
+    k: int | None
+    N: int | None
+    full: bool
+    direction: str
+    stratum: str
+    eligible: np.ndarray
+    bounds: expectation.Bounds
+    chance: np.ndarray
+
+    @property
+    def mean_chance(self) -> float:
+        """Mean chance over queries; exactly k/N (or H_N/N, (N+1)/2, 1/2) where all pools have one size."""
+        return float(self.chance.mean() if self.full else self.chance[0])
+
+
+def per_query(queries_of: queries.Queries, direction: str, stratum: str, pool_sizes: Sequence[int | None], ks: Sequence[int]) -> list[Metric]:
+    """Returns the metrics of one direction and stratum; pool sizes (None: full) without an eligible query, and k > N, are left out."""
+    selecting = queries_of.strata[OTHER_PATIENT if stratum == OTHER_PATIENT else LABEL_MATCHED]
+    counted = queries_of.strata[LABEL_MATCHED if stratum == LABEL_MATCHED else OTHER_PATIENT]
+    out = []
+    for size in pool_sizes:
+        eligible = np.flatnonzero((size or 2) <= selecting.M + 1)
+        if not len(eligible):
+            continue
+        chosen = StratumCounts(counted.M[eligible], counted.g[eligible], counted.t[eligible])
+        triple = chosen.M, chosen.g, chosen.t
+        sizes = chosen.M + 1 if size is None else np.full(len(eligible), size)
+        largest, fitting = int(sizes.max()), [k for k in ks if k <= sizes.max()]
+        found = expectation.pool_metrics(*triple, size, fitting)
+        rows: list[tuple[str, int | None, expectation.Bounds, np.ndarray]] = [("recall", k, found[f"recall@{k}"], np.minimum(k / sizes, 1.0)) for k in fitting]
+        rows.append(("mrr", None, found["mrr"], expectation.chance_mrr(sizes)))
+        rows.append(("mean_rank", None, expectation.mean_rank(*triple, size), (sizes + 1) / 2))
+        out += [Metric(name, k, largest, size is None, direction, stratum, eligible, bounds, chance) for name, k, bounds, chance in rows]
+    eligible = np.flatnonzero(selecting.M >= 1)
+    if len(eligible):
+        bounds = expectation.auc(*(array[eligible] for array in (counted.M, counted.g, counted.t)))
+        out.append(Metric("auc_within_query", None, None, False, direction, stratum, eligible, bounds, np.full(len(eligible), 0.5)))
+    return out
+
+
+def check_sizes(largest: int, pool_sizes: Sequence[int], ks: Sequence[int]) -> None:
+    """Refuses k or N that no query allows; `largest`: candidates, truth included, of the query that has most.
+
+    Raises: DataError: no negatives, no pool size that fits, or a k above the largest pool.
+    """
+    if largest < 2:
+        raise errors.DataError(errors.describe("no negatives", "other-patient candidates", "at least one", "none"))
+    where = f"at most {largest}, the largest pool of these data"
+    if min(pool_sizes) > largest:
+        raise errors.DataError(errors.describe("pool size", "argument 'pool_sizes'", where, str(min(pool_sizes))))
+    if max(ks) > largest:
+        raise errors.DataError(errors.describe("k", "argument 'ks'", where, str(max(ks))))
+
+
+def compute(tables: Mapping[str, queries.Queries], protocol: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Returns (metrics entries, warnings) of a per-query table under `protocol` (ks, pool_sizes, bootstrap, mc_repeats)."""
+    settings = uncertainty.Bootstrap(**protocol["bootstrap"])
+    ks, sizes = protocol["ks"], [*protocol["pool_sizes"], None]
+    names, patient_of = queries.patients(tables)
+    metrics = [
+        metric
+        for direction, table in tables.items()
+        for stratum in STRATA
+        if stratum == OTHER_PATIENT or LABEL_MATCHED in table.strata
+        for metric in per_query(table, direction, stratum, sizes, ks)
+    ]
+    values = _sums(metrics, patient_of, len(names), lambda metric: metric.bounds.expected)
+    counts = _sums(metrics, patient_of, len(names), lambda metric: np.ones(len(metric.eligible)))
+    chances = _sums(metrics, patient_of, len(names), lambda metric: metric.chance)
+    plain = uncertainty.intervals(values, counts, settings)
+    varying = [column for column, metric in enumerate(metrics) if metric.full]
+    lifted = uncertainty.intervals(values[:, varying], chances[:, varying], settings)
+    lifts = {column: (float(lifted.low[place]), float(lifted.high[place])) for place, column in enumerate(varying)}
+    entries = []
+    for column, metric in enumerate(metrics):
+        entry = _entry(metric, len(tables[metric.direction].query_key), counts[:, column])
+        entry["ci"] = _interval(metric, plain, column, lifts.get(column), counts[:, column], settings)
+        entry["mc_check"] = _sampled(metric, tables, protocol["mc_repeats"], settings.seed)
+        entries.append(entry)
+    return entries, _warnings(tables, entries, protocol)
+
+
+def _sums(metrics: Sequence[Metric], patient_of: Mapping[str, np.ndarray], n_patients: int, of: Any) -> np.ndarray:
+    """Returns per-patient sums [P, metrics] of a per-query quantity."""
+    return np.stack([uncertainty.patient_sums(patient_of[metric.direction][metric.eligible], of(metric), n_patients) for metric in metrics], axis=1)
+
+
+def _entry(metric: Metric, n_queries: int, counts: np.ndarray) -> dict[str, Any]:
+    value, chance = float(metric.bounds.expected.mean()), metric.mean_chance
+    lift = value / chance if metric.name in ("recall", "mrr") else None
+    return {
+        "name": metric.name,
+        "k": metric.k,
+        "N": metric.N,
+        "full": metric.full,
+        "direction": metric.direction,
+        "stratum": metric.stratum,
+        "value": value,
+        "chance": chance,
+        "lift": lift,
+        "log2_lift": float(np.log2(lift)) if lift else None,
+        "optimistic": float(metric.bounds.optimistic.mean()),
+        "pessimistic": float(metric.bounds.pessimistic.mean()),
+        "n_queries": len(metric.eligible),
+        "n_eligible_share": len(metric.eligible) / n_queries,
+        "n_patients": int((counts > 0).sum()),
+    }
+
+
+def _interval(
+    metric: Metric, plain: uncertainty.Interval, column: int, lift: tuple[float, float] | None, counts: np.ndarray, settings: uncertainty.Bootstrap
+) -> dict[str, Any]:
+    low, high, se = (float(array[column]) for array in (plain.low, plain.high, plain.se))
+    method, value, chance = "patient_bootstrap", metric.bounds.expected, metric.mean_chance
+    lift_low, lift_high = lift or (low / chance, high / chance)
+    if metric.name == "recall" and chance < 1 and (not value.any() or (value == 1).all()):
+        reach = uncertainty.extreme_bound(counts[counts > 0], settings.level)
+        low, high = (0.0, reach) if not value.any() else (1 - reach, 1.0)
+        lift_low, lift_high, method = low / chance, high / chance, "exact_extreme"
+    iid = float(value.std(ddof=1)) / np.sqrt(len(value)) if len(value) > 1 else 0.0
+    ranked = metric.name in ("recall", "mrr")
+    return {
+        "method": method,
+        "level": settings.level,
+        "low": low,
+        "high": high,
+        "B": settings.replicates,
+        "se": se,
+        "design_effect": (se / iid) ** 2 if iid > 0 else None,
+        "lift_low": lift_low if ranked else None,
+        "lift_high": lift_high if ranked else None,
+    }
+
+
+def _sampled(metric: Metric, tables: Mapping[str, queries.Queries], repeats: int, seed: int) -> dict[str, Any] | None:
+    """Returns the Monte Carlo cross-check of a recall at a finite pool size, or None."""
+    if not repeats or metric.name != "recall" or metric.full or metric.k is None or metric.N is None:
+        return None
+    counted = tables[metric.direction].strata[LABEL_MATCHED if metric.stratum == LABEL_MATCHED else OTHER_PATIENT]
+    chosen = StratumCounts(*(array[metric.eligible] for array in (counted.M, counted.g, counted.t)))
+    generator = np.random.default_rng([seed, metric.k, metric.N, STRATA.index(metric.stratum), int(metric.direction == "r2i")])
+    sampled = monte_carlo.recall(chosen, metric.N, metric.k, repeats, generator)
+    z = monte_carlo.z_score(sampled, metric.bounds.expected, repeats)
+    return {"value": sampled, "repeats": repeats, "z": z if np.isfinite(z) else None, "passed": bool(abs(z) <= 4)}
+
+
+def _warnings(tables: Mapping[str, queries.Queries], entries: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) -> list[str]:
+    found = []
+    for direction in tables:
+        for stratum in dict.fromkeys(entry["stratum"] for entry in entries if entry["direction"] == direction):
+            here = [entry for entry in entries if (entry["direction"], entry["stratum"], entry["name"]) == (direction, stratum, "recall")]
+            absent = [str(size) for size in protocol["pool_sizes"] if size not in {entry["N"] for entry in here if not entry["full"]}]
+            if absent and stratum != PAIRED:
+                found.append(f"{direction} {stratum}: pool sizes {', '.join(absent)} left out, no query has that many candidates")
+            if any(entry["lift"] == 0 for entry in here):
+                found.append(f"{direction} {stratum}: log2 lift is null where recall is 0")
+    failed = sum(1 for entry in entries if entry["mc_check"] and not entry["mc_check"]["passed"])
+    if failed:
+        found.append(f"Monte Carlo cross-check: {failed} recalls are more than 4 standard errors from the closed form")
+    return found

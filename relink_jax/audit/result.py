@@ -1,0 +1,223 @@
+"""The result of an audit: read it in Python, print it, save it as JSON beside a per-query Parquet, rebuild it from that Parquet.
+
+The JSON follows results schema 1.0: run, data, model, protocol, counts, metrics, utility, warnings, checks. It holds no NaN:
+an undefined number is null and a warning says why. It names no record; the Parquet does, by pseudonym, and stays local.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from relink_jax import errors
+from relink_jax.audit import comparison, metrics, queries
+from relink_jax.retrieval.counted import OTHER_PATIENT, DirectionCounts
+from relink_jax.store import files, tables
+
+SCHEMA_VERSION = "1.0"
+PER_QUERY = "per_query"
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditResult:
+    """One audited set of embeddings.
+
+    Attributes:
+        queries: per-query table of each direction ('i2r', 'r2i').
+        metrics: entries of the results schema, each with chance, bounds, counts of queries and patients, and interval.
+        protocol, data: how and on what it was measured. checks: float64 recheck and tie sensitivity. warnings: sentences.
+        top: per direction (candidate numbers int32 [Q, k], scores float32 [Q, k]), score descending then number ascending, over
+            the whole database including the query's own and same-patient records; -1 past its end.
+    """
+
+    queries: dict[str, queries.Queries]
+    metrics: list[dict[str, Any]]
+    protocol: dict[str, Any]
+    data: dict[str, Any]
+    checks: dict[str, Any]
+    warnings: list[str]
+    top: dict[str, tuple[np.ndarray, np.ndarray]]
+
+    @property
+    def counts(self) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+        """Per-query integers: {(direction, stratum): {'M', 'g', 't'}}, each int64 [Q]."""
+        return {(direction, name): dataclasses.asdict(value) for direction, table in self.queries.items() for name, value in table.strata.items()}
+
+    def metric(self, name: str, *, k: int | None = None, pool_size: int | None = None, direction: str = "i2r", stratum: str = OTHER_PATIENT) -> dict[str, Any]:
+        """Returns one entry of `metrics`; pool_size None is the full pool (or no pool, for auc_within_query).
+
+        Raises: DataError: it was not measured; lists what was.
+        """
+        wanted = {"name": name, "k": k, "direction": direction, "stratum": stratum}
+        near = [entry for entry in self.metrics if all(entry[field] == value for field, value in wanted.items())]
+        for entry in near:
+            if entry["N"] is None or (entry["full"] if pool_size is None else entry["N"] == pool_size and not entry["full"]):
+                return entry
+        measured = (
+            sorted({entry["N"] for entry in near if not entry["full"]})
+            if near
+            else sorted({f"{e['name']}@{e['k']} {e['direction']} {e['stratum']}" for e in self.metrics})
+        )
+        raise errors.DataError(
+            errors.describe("metric not measured", "audit result", f"one of {measured}", f"{name} k={k} pool size {pool_size} {direction} {stratum}")
+        )
+
+    def recall(self, k: int, pool_size: int | None = None, direction: str = "i2r", stratum: str = OTHER_PATIENT) -> float:
+        """Returns expected Recall@k in random pools of `pool_size` (None: the full pool)."""
+        return float(self.metric("recall", k=k, pool_size=pool_size, direction=direction, stratum=stratum)["value"])
+
+    def table(self) -> str:
+        """Returns a plain-text table of every Recall with chance, lift and interval."""
+        head = ("direction", "stratum", "N", "k", "recall", "interval", "chance", "lift", "queries", "patients")
+        rows = [head]
+        for e in self.metrics:
+            if e["name"] == "recall":
+                size = f"{e['N']} (full)" if e["full"] else str(e["N"])
+                interval = f"[{e['ci']['low']:.4f}, {e['ci']['high']:.4f}]"
+                rows.append(
+                    (
+                        e["direction"],
+                        e["stratum"],
+                        size,
+                        str(e["k"]),
+                        f"{e['value']:.4f}",
+                        interval,
+                        f"{e['chance']:.5f}",
+                        f"{e['lift']:.2f}",
+                        str(e["n_queries"]),
+                        str(e["n_patients"]),
+                    )
+                )
+        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *(f"warning: {warning}" for warning in self.warnings)])
+
+    def to_json(
+        self,
+        *,
+        run: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+        model: Mapping[str, Any] | None = None,
+        utility: Mapping[str, Any] | None = None,
+        paired: Sequence[Mapping[str, Any]] = (),
+    ) -> dict[str, Any]:
+        """Returns the results JSON; `run`, `data`, `model`, `utility` and `paired` add what only the caller knows."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "run": dict(run or {}),
+            "data": {**self.data, **(data or {})},
+            "model": {"name": None, "head": None, "dp": None, "weights_sha256": None, "specialisation": None, **(model or {})},
+            "protocol": self.protocol,
+            "counts": summarise(self.queries),
+            "metrics": self.metrics,
+            "paired": [dict(entry) for entry in paired],
+            "utility": {"probe": [], **(utility or {})},
+            "checks": self.checks,
+            "warnings": self.warnings,
+        }
+
+    def save(self, path: str | pathlib.Path, **sections: Any) -> pathlib.Path:
+        """Writes `path`.parquet (per query, local only), then `path`.json, and returns the JSON's path; `sections` as in `to_json`.
+
+        A results JSON therefore never exists without its table. Files are 0600.
+        """
+        stem = pathlib.Path(path)
+        stem = stem.with_suffix("") if stem.suffix == ".json" else stem
+        parquet, target = (stem.with_name(stem.name + suffix) for suffix in (".parquet", ".json"))
+        digest = tables.write_table(
+            parquet, {**queries.to_columns(self.queries), "top": self._top_column()}, {"relink_jax": f"per-query counts, schema {SCHEMA_VERSION}"}
+        )
+        described = self.to_json(**sections)
+        described["files"] = {PER_QUERY: {"name": parquet.name, "sha256": digest}}
+        files.write_json(target, described)
+        return target
+
+    def _top_column(self) -> list[list[int] | None]:
+        """Returns the top candidate numbers beside the other_patient rows of each direction, null elsewhere."""
+        column: list[list[int] | None] = []
+        for direction, table in self.queries.items():
+            for stratum in table.strata:
+                column += self.top[direction][0].tolist() if stratum == OTHER_PATIENT else [None] * len(table.query_key)
+        return column
+
+
+def summarise(per_query: Mapping[str, queries.Queries]) -> dict[str, Any]:
+    """Returns {direction: {stratum: {n_queries, n_eligible, M: {min, median, max}, tied_queries}}}."""
+    out: dict[str, Any] = {}
+    for direction, table in per_query.items():
+        for name, counted in table.strata.items():
+            size = {"min": int(counted.M.min()), "median": float(np.median(counted.M)), "max": int(counted.M.max())}
+            out.setdefault(direction, {})[name] = {
+                "n_queries": len(counted.M),
+                "n_eligible": int((counted.M > 0).sum()),
+                "M": size,
+                "tied_queries": int((counted.t > 0).sum()),
+            }
+    return out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """A per-query table and the protocol it was measured under, read back from files."""
+
+    queries: dict[str, queries.Queries]
+    protocol: dict[str, Any]
+
+
+def recompute(json_path: str | pathlib.Path, parquet_path: str | pathlib.Path | None = None, tolerance: float = 1e-9) -> dict[str, Any]:
+    """Rebuilds a results JSON from per-query Parquet files alone, without a device, and compares: metrics, intervals, counts and paired changes.
+
+    Args:
+        parquet_path: default, the file of the same name beside the JSON; paired changes also read the one they are against there.
+        tolerance: largest allowed difference, relative above 1.
+    Returns: {'numbers': compared, 'max_difference': float, 'mismatches': ['metrics[3].value: ...', ...]}.
+    Raises: StoreError: missing, corrupted or mismatched files.
+    """
+    source = pathlib.Path(json_path)
+    stored = files.read_json(source)
+    version = stored.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise errors.StoreError(errors.describe("unknown schema", f"results file {source.name!r}", f"schema_version {SCHEMA_VERSION}", repr(version)))
+    here = _Stored(_read_queries(pathlib.Path(parquet_path) if parquet_path else source.with_suffix(".parquet")), stored["protocol"])
+    entries, _ = metrics.compute(here.queries, here.protocol)
+    changes = []
+    for change in stored.get("paired", []):
+        other = _Stored(_read_queries(source.with_name(change["against"] + ".parquet")), here.protocol)
+        changes.append(comparison.entry(change["against"], other, here, change["metric_ref"]))
+    found: dict[str, Any] = {"numbers": 0, "max_difference": 0.0, "mismatches": []}
+    _compare("metrics", stored["metrics"], entries, tolerance, found)
+    _compare("counts", stored["counts"], summarise(here.queries), tolerance, found)
+    _compare("paired", stored.get("paired", []), changes, tolerance, found)
+    return found
+
+
+def _read_queries(path: pathlib.Path) -> dict[str, queries.Queries]:
+    return queries.from_columns(tables.read_table(path))
+
+
+def _compare(path: str, stored: Any, rebuilt: Any, tolerance: float, found: dict[str, Any]) -> None:
+    if isinstance(stored, dict) and isinstance(rebuilt, dict):
+        for name in stored.keys() | rebuilt.keys():
+            _compare(f"{path}.{name}", stored.get(name), rebuilt.get(name), tolerance, found)
+    elif isinstance(stored, list) and isinstance(rebuilt, list) and len(stored) == len(rebuilt):
+        for index, pair in enumerate(zip(stored, rebuilt, strict=True)):
+            _compare(f"{path}[{index}]", *pair, tolerance, found)
+    elif isinstance(stored, int | float) and isinstance(rebuilt, int | float):
+        difference = abs(stored - rebuilt) / max(1.0, abs(stored))
+        found["numbers"] += 1
+        found["max_difference"] = max(found["max_difference"], difference)
+        if difference > tolerance:
+            found["mismatches"].append(f"{path}: {stored!r} in the file, {rebuilt!r} rebuilt")
+    elif stored != rebuilt:
+        found["mismatches"].append(f"{path}: {str(stored)[:40]!r} in the file, {str(rebuilt)[:40]!r} rebuilt")
+
+
+def tie_sensitivity(counted: DirectionCounts) -> dict[str, float]:
+    """Returns full-pool Recall@1 (i2r, other_patient) with the threshold moved by 1e-6 against (`recall1_lo`) and for (`recall1_hi`) the attacker."""
+    if counted.near is None:
+        raise errors.UnsoundError(errors.describe("no threshold counts", "tie sensitivity", "counts of direction i2r", "none"))
+    above, not_below, duplicates = counted.near.T
+    low, high = (float(((number == 0) / (duplicates + 1)).mean()) for number in (not_below, above))
+    return {"delta": 1e-6, "recall1_lo": low, "recall1_hi": high}

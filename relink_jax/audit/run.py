@@ -1,0 +1,117 @@
+"""From validated inputs to an `AuditResult`: strata, counting pass, float64 recheck, metrics."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+
+from relink_jax import errors
+from relink_jax.audit import metrics, queries, result, strata
+from relink_jax.audit.inputs import AuditInputs
+from relink_jax.retrieval import counts as counting
+from relink_jax.retrieval import recheck
+from relink_jax.retrieval.counted import I2R, R2I
+
+SAME_PATIENT = ("exclude", "negative")
+POOL_SIZES = (10, 100, 1000, 10000)
+KS = (1, 5, 10)
+
+
+def audit_inputs(
+    inputs: AuditInputs,
+    *,
+    mesh: Mesh,
+    pool_sizes: Sequence[int] = POOL_SIZES,
+    ks: Sequence[int] = KS,
+    top_k: int = 10,
+    label_policy: str = "ternary",
+    same_patient: str = "exclude",
+    bootstrap_replicates: int = 2000,
+    level: float = 0.95,
+    mc_repeats: int = 0,
+    query_block: int = 1024,
+    tile: int = 2048,
+    seed: int = 0,
+) -> result.AuditResult:
+    """Returns the audit of one set of embeddings.
+
+    Args:
+        mesh: device mesh of the counting pass.
+        pool_sizes: candidate-pool sizes N, the truth included; those that fit no query are left out with a warning; the full pool is always measured.
+        ks: Recall@k for these k; left out where k > N.
+        top_k: candidates kept per query; 0 keeps none.
+        label_policy: see `audit.strata`.
+        same_patient: the query patient's other studies are left out ('exclude', primary) or count as wrong ('negative'). The
+            strata keep their names in the second case, and the protocol says so.
+        bootstrap_replicates, level: patient-clustered intervals.
+        mc_repeats: sampled pools per query as a cross-check of the closed form; 0 for none.
+        query_block, tile: speed and memory only.
+        seed: of bootstrap, Monte Carlo and the choice of rechecked queries.
+    Raises:
+        UsageError: unknown policy or rule, or an empty or repeated list of sizes.
+        DataError: no pool size fits, or k larger than the largest pool.
+        UnsoundError: the counts fail their float64 recheck.
+    """
+    if same_patient not in SAME_PATIENT:
+        raise errors.UsageError(
+            errors.describe("unknown rule", "argument 'same_patient'", f"one of {', '.join(SAME_PATIENT)}", repr(same_patient))
+            + errors.suggest(same_patient, SAME_PATIENT)
+        )
+    _check_list("pool_sizes", pool_sizes, 2)
+    _check_list("ks", ks, 1)
+    exclusion = _exclusion(inputs, same_patient)
+    codes = strata.label_codes(inputs.study_labels, inputs.study_has_labels, label_policy)
+    metrics.check_sizes(largest_pool(inputs, same_patient), pool_sizes, ks)
+    records = counting.Records(inputs.images, inputs.image_study, inputs.texts, inputs.study_text, exclusion, codes)
+    counted = counting.count(records, mesh=mesh, top_k=top_k, query_block=query_block, tile=tile)
+    checks = {"recheck": recheck.recheck(records, counted, seed=seed), "tie_sensitivity": result.tie_sensitivity(counted[I2R])}
+    protocol = {
+        "directions": list(counted),
+        "query_unit": {I2R: "image", R2I: "study"},
+        "candidates": {I2R: "study", R2I: "image"},
+        "truth": "study",
+        "same_patient": same_patient,
+        "ties": "expected",
+        "pool": "closed_form",
+        "label_policy": label_policy,
+        "attack": {"name": "cosine", "params": {}},
+        "precision": "float32/highest",
+        "ks": [int(k) for k in ks],
+        "pool_sizes": [int(size) for size in pool_sizes],
+        "top_k": top_k,
+        "bootstrap": {"replicates": bootstrap_replicates, "level": level, "seed": seed},
+        "mc_repeats": mc_repeats,
+    }
+    tables = queries.from_counts(inputs, counted)
+    entries, warnings = metrics.compute(tables, protocol)
+    warnings += _unresolved(checks["tie_sensitivity"])
+    if not inputs.study_has_labels.any():
+        warnings.append("no study has labels: label-matched strata are absent")
+    top = {direction: (found.top_id, found.top_score) for direction, found in counted.items()}
+    return result.AuditResult(tables, entries, protocol, inputs.describe(), checks, warnings, top)
+
+
+def largest_pool(inputs: AuditInputs, same_patient: str) -> int:
+    """Returns the number of candidates, truth included, of the query that has most, over both directions."""
+    exclusion = _exclusion(inputs, same_patient)
+    asked = exclusion[inputs.image_study]
+    i2r = len(exclusion) - np.bincount(exclusion)[asked]
+    r2i = len(asked) - np.bincount(asked)[asked]
+    return int(max(i2r.max(), r2i.max())) + 1
+
+
+def _exclusion(inputs: AuditInputs, same_patient: str) -> np.ndarray:
+    """Returns int32 [S]: studies with equal values are not each other's candidates."""
+    return inputs.study_patient if same_patient == "exclude" else np.arange(len(inputs.study_text), dtype=np.int32)
+
+
+def _check_list(name: str, values: Sequence[int], low: int) -> None:
+    if not len(values) or min(values) < low or len(set(values)) != len(values):
+        raise errors.UsageError(errors.describe("list", f"argument {name!r}", f"distinct integers of at least {low}", str(list(values))))
+
+
+def _unresolved(sensitivity: dict[str, float]) -> list[str]:
+    low, high = sensitivity["recall1_lo"], sensitivity["recall1_hi"]
+    if high - low <= 0.01 * high:
+        return []
+    return [f"numerically unresolved: full-pool i2r Recall@1 moves from {low:.6f} to {high:.6f} when the threshold moves by 1e-6"]

@@ -1,0 +1,1 @@
+"""Streamed exact counting and closed-form expectations."""

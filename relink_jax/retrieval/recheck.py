@@ -1,0 +1,61 @@
+"""Float64 recount of random queries on the host: the exactness check that travels with every result."""
+
+import numpy as np
+
+from relink_jax import errors
+from relink_jax.retrieval import counts as counting
+from relink_jax.retrieval.counted import I2R, LABEL_MATCHED, OTHER_PATIENT, DirectionCounts
+
+TOLERANCE = 1e-6
+
+
+def recheck(records: counting.Records, counted: dict[str, DirectionCounts], *, n_queries: int = 50, seed: int = 0) -> dict[str, float | int]:
+    """Recounts up to `n_queries` random queries per direction in float64 and returns what it found.
+
+    A query agrees when every candidate further than 1e-6 (times the largest score, when that exceeds 1) from the threshold is
+    on the same side in both counts: g lies between the surely greater and the possibly greater, and so does g + t.
+
+    Returns: {'queries', 'strata_checked', 'identical', 'near_threshold_candidates', 'tolerance'}; `identical` counts strata whose
+        g and t equal the float64 ones outright.
+    Raises: UnsoundError: a query disagrees beyond rounding.
+    """
+    generator = np.random.default_rng(seed)
+    queries = checked = identical = near = 0
+    for direction, found in counted.items():
+        for row in generator.permutation(len(found.query))[:n_queries]:
+            queries += 1
+            for name, (size, greater, tied, low, high) in _recount(records, direction, int(found.query[row])).items():
+                stratum = found.strata[name]
+                M, g, t = int(stratum.M[row]), int(stratum.g[row]), int(stratum.t[row])
+                checked, near, identical = checked + 1, near + high - low, identical + ((g, t) == (greater, tied))
+                if size != M or not low <= g <= g + t <= high:
+                    raise errors.UnsoundError(
+                        errors.describe(
+                            "counts differ from float64", f"recheck of {direction} {name}", f"M={size}, g>={low}, g+t<={high}", f"M={M}, g={g}, t={t}"
+                        )
+                    )
+    return {"queries": queries, "strata_checked": checked, "identical": identical, "near_threshold_candidates": near, "tolerance": TOLERANCE}
+
+
+def _recount(records: counting.Records, direction: str, query: int) -> dict[str, tuple[int, int, int, int, int]]:
+    """Returns {stratum: (M, g, t, surely greater, not surely below)} of one query, from float64 scores."""
+    if direction == I2R:
+        study = int(records.image_study[query])
+        per_text = records.texts.astype(np.float64) @ records.images[query].astype(np.float64)
+        scores, candidates, exact = per_text[records.study_text], np.arange(len(records.study_text)), records.study_text == records.study_text[study]
+        truth = per_text[records.study_text[study]]
+    else:
+        study = query
+        scores = records.images.astype(np.float64) @ records.texts[records.study_text[study]].astype(np.float64)
+        candidates, exact = records.image_study, np.zeros(len(scores), bool)
+        truth = scores[records.image_study == study].max()
+    tolerance = TOLERANCE * max(1.0, float(np.abs(scores).max()))
+    eligible = records.exclusion[candidates] != records.exclusion[study]
+    code = records.study_code[study]
+    out = {}
+    for name, mask in ((OTHER_PATIENT, eligible), (LABEL_MATCHED, eligible & (records.study_code[candidates] == code) & (code >= 0))):
+        compared = scores[mask & ~exact]
+        duplicates = int((mask & exact).sum())
+        sure, possible = int((compared > truth + tolerance).sum()), int((compared >= truth - tolerance).sum())
+        out[name] = (int(mask.sum()), int((compared > truth).sum()), int((compared == truth).sum()) + duplicates, sure, possible + duplicates)
+    return out

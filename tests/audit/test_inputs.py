@@ -1,0 +1,109 @@
+"""Joining by id, and one sentence for every kind of bad input."""
+
+import arrays
+import numpy as np
+import pytest
+
+from relink_jax import errors
+from relink_jax.audit import inputs
+
+
+def changed(**changes):
+    given = arrays.cohort()
+    return {**given, **{name: change(given[name]) if callable(change) else change for name, change in changes.items()}}
+
+
+def put(row, value):
+    def edit(values):
+        copy = np.array(values, dtype=object if isinstance(value, str) or value is None else float)
+        copy[row] = value
+        return copy
+
+    return edit
+
+
+def test_rows_are_joined_by_id_and_texts_deduplicated():
+    given = arrays.cohort()
+    prepared = inputs.prepare(**given)
+    assert len(prepared.texts) < len(given["texts"])
+    texts = given["texts"] / np.linalg.norm(given["texts"], axis=1, keepdims=True)
+    np.testing.assert_allclose(prepared.texts[prepared.study_text], texts, atol=1e-7)
+    assert (np.asarray(given["text_study"])[prepared.image_study] == given["image_study"]).all()
+    np.testing.assert_allclose(np.linalg.norm(prepared.images, axis=1), 1, atol=1e-6)
+    assert prepared.study_has_labels.sum() == 55
+    assert set(np.unique(prepared.study_labels)) <= {1, 0, -1, -2}
+    assert not set(prepared.patient_key) & set(given["patient"])
+
+
+def test_any_hashable_ids_and_kept_pseudonyms():
+    given = arrays.cohort()
+    as_tuples = [("study", study) for study in given["text_study"]]
+    other = inputs.prepare(**{**given, "text_study": as_tuples, "image_study": [("study", study) for study in given["image_study"]]})
+    plain = inputs.prepare(**given, keep_ids=True, image_id=[f"i{row}" for row in range(80)])
+    np.testing.assert_array_equal(other.image_study, plain.image_study)
+    assert plain.study_key.tolist() == list(given["text_study"])
+    assert plain.image_key[3] == "i3"
+    assert plain.patient_key[plain.study_patient].tolist() == given["patient"]
+
+
+def test_negative_zero_is_zero():
+    texts = np.array([[1.0, 0.0], [1.0, -0.0], [0.0, 1.0]])
+    prepared = inputs.prepare(images=texts, texts=texts, image_study=range(3), text_study=range(3), patient=range(3))
+    assert prepared.study_text.tolist() == [0, 0, 1]
+
+
+def test_has_labels_overrides_blank_rows():
+    given = arrays.cohort()
+    assert inputs.prepare(**given, has_labels=np.ones(60, bool)).study_has_labels.all()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"images": put((7, 2), np.nan)}, "non-finite embedding in argument 'images': expected finite numbers, found 1 wrong row, first at row 7"),
+        ({"texts": put((3, 0), np.inf)}, "non-finite embedding in argument 'texts': expected finite numbers, found 1 wrong row, first at row 3"),
+        ({"texts": put(slice(4, 6), 0.0)}, "zero embedding in argument 'texts': expected rows of norm above 0, found 2 wrong rows, first at row 4"),
+        ({"texts": lambda texts: texts[:, :5]}, "dims differ in argument 'texts': expected 8 columns, as in 'images', found 5"),
+        ({"images": lambda images: images[0]}, "wrong shape in argument 'images': expected a non-empty [rows, dims] array, found [8]"),
+        ({"images": [["a", "b"]]}, "wrong type in argument 'images': expected an array of numbers, found list"),
+        ({"image_study": lambda ids: ids[:-1]}, "length differs in argument 'image_study': expected 80 ids, one per row of 'images', found 79"),
+        (
+            {"text_study": put(9, None)},
+            "missing id in argument 'text_study': expected a hashable, non-empty id in every row, found 1 wrong row, first at row 9",
+        ),
+        (
+            {"image_study": put(2, "nowhere")},
+            "image without report in argument 'image_study': expected every study id also in 'text_study', found 1 wrong row, first at row 2",
+        ),
+        ({"patient": ["one"] * 60}, "too few patients in argument 'patient': expected at least 2 different patients, found 1"),
+        (
+            {"labels": put((5, 1), 7)},
+            "unknown label value in argument 'labels': expected 1, 0, -1, or -2, NaN or None for blank, found 1 wrong row, first at row 5",
+        ),
+        ({"labels": lambda labels: labels[:-1]}, "wrong shape in argument 'labels': expected [60, labels], one row per row of 'texts', found [59, 14]"),
+        ({"image_patient": ["p1"] * 80}, "study under two patients in argument 'image_patient': expected the patient of the image's study, found"),
+    ],
+)
+def test_bad_input_is_one_sentence(change, sentence):
+    with pytest.raises(errors.DataError) as caught:
+        inputs.prepare(**changed(**change))
+    message = str(caught.value)
+    assert message.startswith(sentence)
+    assert "\n" not in message
+    assert "nowhere" not in message
+
+
+def test_repeated_studies_and_conflicting_patients_are_told_apart():
+    given = arrays.cohort()
+    given["text_study"] = [*given["text_study"][:-1], given["text_study"][0]]
+    given["image_study"] = [given["text_study"][0]] * 80
+    with pytest.raises(errors.DataError, match="study under two patients in argument 'patient'"):
+        inputs.prepare(**{**given, "patient": [*given["patient"][:-1], "someone else"]})
+    with pytest.raises(errors.DataError, match="repeated study id in argument 'text_study'"):
+        inputs.prepare(**{**given, "patient": [*given["patient"][:-1], given["patient"][0]]})
+
+
+def test_mismatched_id_types_are_named():
+    given = arrays.cohort()
+    with pytest.raises(errors.DataError, match="80 wrong rows, first at row 0 \\(int ids here, str ids in 'text_study'\\)"):
+        inputs.prepare(**{**given, "image_study": np.arange(80)})

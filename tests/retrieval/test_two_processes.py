@@ -1,0 +1,70 @@
+"""The counting pass on two processes with four devices each gives the integers of one process."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+
+from relink_jax.retrieval import counts
+from relink_jax.runtime import mesh as meshes
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+CHILD = """
+import sys, pathlib
+import jax, numpy as np
+port, index, out, here = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+jax.distributed.initialize("127.0.0.1:" + port, 2, index, initialization_timeout=60)
+sys.path.insert(0, here)
+import test_two_processes as shared
+assert jax.device_count() == 8 and jax.process_count() == 2
+np.savez(pathlib.Path(out) / f"{index}.npz", **shared.counted())
+"""
+
+
+def records() -> counts.Records:
+    """Small-integer embeddings with duplicates, so that every score is exact and ties are many."""
+    generator = np.random.default_rng(5)
+    texts = np.unique(generator.integers(-2, 3, (60, 6)), axis=0).astype(np.float32)
+    study_text = generator.integers(0, len(texts), 150).astype(np.int32)
+    study_text[: len(texts)] = np.arange(len(texts))
+    image_study = generator.integers(0, 150, 230).astype(np.int32)
+    images = generator.integers(-2, 3, (230, 6)).astype(np.float32)
+    return counts.Records(
+        images, image_study, texts, study_text, generator.integers(0, 70, 150).astype(np.int32), generator.integers(-1, 4, 150).astype(np.int32)
+    )
+
+
+def counted() -> dict[str, np.ndarray]:
+    """Returns every integer of the pass over all devices of all processes."""
+    found = counts.count(records(), mesh=meshes.make_mesh(), top_k=5, query_block=64, tile=128)
+    flat = {}
+    for direction, one in found.items():
+        flat[f"{direction}/top"] = one.top_id
+        for stratum, integers in one.strata.items():
+            flat |= {f"{direction}/{stratum}/{name}": getattr(integers, name) for name in "Mgt"}
+    return flat
+
+
+def test_two_processes_count_what_one_counts(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    here = str(pathlib.Path(__file__).resolve().parent)
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, port, str(index), str(tmp_path), here], env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        for index in range(2)
+    ]
+    failures = [child.communicate(timeout=180)[1].decode()[-2000:] for child in children]
+    assert [child.returncode for child in children] == [0, 0], failures
+    alone = counted()
+    for index in range(2):
+        together = np.load(tmp_path / f"{index}.npz")
+        assert set(together) == set(alone)
+        for name in alone:
+            np.testing.assert_array_equal(together[name], alone[name], err_msg=name)
