@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from relink_jax import cli, config, errors
+from relink_jax.stages import catalogue
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -21,19 +22,19 @@ def run(capsys, *words):
 def test_overview_names_every_stage_and_example(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for stage in cli.STAGES:
+    for stage in catalogue.STAGES:
         assert f"  {stage} " in out
     assert "relink demo --workdir=out" in out
 
 
-@pytest.mark.parametrize("stage", cli.STAGES)
+@pytest.mark.parametrize("stage", catalogue.STAGES)
 def test_every_stage_has_help_with_example_and_exit_codes(capsys, stage):
     code, out, _ = run(capsys, stage, "--help")
     assert code == 0
     assert f"example: relink {stage}" in out
     assert "exit codes: 0 done" in out
     for field in config.fields(config.RunConfig()):
-        if field.path.split(".")[0] in cli.STAGES[stage].sections:
+        if field.path.split(".")[0] in catalogue.STAGES[stage].sections:
             assert f"--config.{field.path}=" in out
 
 

@@ -21,7 +21,7 @@ ALLOWED = {
     "privacy": {"heads", "store", "runtime"},
     "report": {"store"},
     "api": {"audit", "retrieval", "runtime", "store"},
-    "cli": {"config"},
+    "cli": {"config", "stages"},
     "stages": {"config", "store", "runtime", "cohort", "encoders", "heads", "retrieval", "audit", "privacy", "utility", "report", "api"},
 }
 ONLY_IN = {

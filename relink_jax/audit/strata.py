@@ -37,3 +37,12 @@ def label_codes(labels: np.ndarray | None, has_labels: np.ndarray, policy: str) 
         states[states == -1] = 1 if policy == "u_one" else 0
     codes[has_labels] = np.unique(states, axis=0, return_inverse=True)[1].ravel()
     return codes
+
+
+def jaccard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns |A and B| / |A or B| of sets of positive labels, bool [..., L] broadcast together; float64 [...], 1 where both are empty.
+
+    It orders the nearest other label codes when a query has too few matched studies.
+    """
+    shared, either = (first & second).sum(axis=-1), (first | second).sum(axis=-1)
+    return np.where(either > 0, shared / np.maximum(either, 1), 1.0)

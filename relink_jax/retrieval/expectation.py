@@ -82,6 +82,21 @@ def mean_rank(M: np.ndarray, g: np.ndarray, t: np.ndarray, pool_size: int | None
     return Bounds(*(1 + drawn * preceding / M for preceding in (g + t / 2, g, g + t)))
 
 
+def median_rank(M: np.ndarray, g: np.ndarray, t: np.ndarray, pool_size: int | None, weights: np.ndarray | None = None) -> float:
+    """Returns the median over queries of the expected rank, not rounded; the middle of two ranks where the weight splits evenly.
+
+    Args: M, g, t, pool_size: as in `mean_rank`. weights: non-negative [Q], None for equal ones.
+    Raises: DataError: no query has weight.
+    """
+    ranks = mean_rank(M, g, t, pool_size).expected
+    order = np.argsort(ranks, kind="stable")
+    reached = np.cumsum(np.ones(len(ranks)) if weights is None else np.asarray(weights, dtype=np.float64)[order])
+    if not len(ranks) or reached[-1] <= 0:
+        raise errors.DataError(errors.describe("weights", "median rank", "a query with weight above 0", "none"))
+    middle = [np.searchsorted(reached, reached[-1] / 2, side) for side in ("left", "right")]
+    return float(ranks[order][middle].mean())
+
+
 def auc(M: np.ndarray, g: np.ndarray, t: np.ndarray) -> Bounds:
     """Returns the within-query AUC, 1 - K/M: the chance that the truth outscores one random negative; Recall@1 at N = 2."""
     M, g, t = (np.asarray(x, dtype=np.float64) for x in (M, g, t))
@@ -135,3 +150,30 @@ def right_patient(M: int, better: Sequence[int], g: int, pool_size: int, k: int)
 def right_patient_chance(M: int, others: int, pool_size: int) -> float:
     """Returns Recall@1 of a random ranking under the right-patient truth, with `others` further studies of the patient among the M."""
     return (1 + (pool_size - 1) * others / M) / pool_size
+
+
+def tiered_recall(near: tuple[int, int, int], rest: tuple[int, int, int], pool_size: int, k: int) -> float:
+    """Returns one query's expected Recall@k in pools drawn from its `near` negatives, filled up from the `rest` once those run out.
+
+    This keeps queries with fewer than N - 1 label-matched negatives: all of these are then in the pool, g + u of them ahead of
+    the truth, and k shrinks by as many for the random draw from the rest. Ties are broken at random over both tiers.
+
+    Args:
+        near, rest: (M, g, t) of the two disjoint sets of negatives.
+        pool_size: N, the truth included.
+    Raises: DataError: fewer than N - 1 negatives in all, or inconsistent counts.
+    """
+    M, g, t = (np.array(column) for column in zip(near, rest, strict=True))
+    _check(M[M + g + t > 0], g[M + g + t > 0], t[M + g + t > 0], None)
+    _check(M.sum(keepdims=True), g.sum(keepdims=True), t.sum(keepdims=True), pool_size)
+    n = pool_size - 1 - near[0]
+    if n <= 0:
+        return float(pool_metrics(M[:1], g[:1], t[:1], pool_size, [k])[f"recall@{k}"].expected[0])
+    (_, ahead, tied), (M_rest, ahead_rest, tied_rest) = near, rest
+    cumulative = np.minimum(np.cumsum(np.exp(log_law(M_rest, n, min(k - 1, n), ahead_rest + tied_rest)), axis=0), 1.0)
+    total = 0.0
+    for u in range(min(tied, k - 1 - ahead) + 1):
+        for v in range(tied_rest + 1):
+            share = math.comb(tied, u) * math.comb(tied_rest, v) / (math.comb(tied + tied_rest, u + v) * (tied + tied_rest + 1))
+            total += share * cumulative[min(k - 1 - ahead - u, n), ahead_rest + v]
+    return float(total)

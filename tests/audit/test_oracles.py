@@ -1,43 +1,16 @@
 """Worked examples in exact fractions, from score matrices through the whole audit."""
 
+import itertools
+import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from matrices import O1, O7, O7_LABELS, audited, close, integers
 
-from relink_jax.audit import inputs, metrics, queries, run, strata
-from relink_jax.retrieval import expectation
+from relink_jax.audit import inputs, metrics, monte_carlo, queries, run, strata
+from relink_jax.retrieval import counts, expectation
 from relink_jax.runtime import mesh as meshes
-
-O1 = np.array([[9, 5, 4, 3, 3], [6, 6, 2, 1, 1], [7, 3, 5, 5, 5], [8, 2, 1, 7, 7], [4, 9, 3, 6, 6]])
-O7 = np.array([[5, 4, 9, 3, 2, 1], [6, 5, 1, 4, 3, 2], [7, 1, 6, 2, 8, 3], [3, 9, 8, 5, 7, 1], [1, 2, 6, 3, 5, 9], [2, 3, 4, 5, 6, 7]])
-
-
-def audited(scores, patient, labels=None, image_study=None, ks=(1, 2), pool_sizes=(2,), **options):
-    """Audits a score matrix [images, studies]: images are its distinct columns, texts are unit vectors."""
-    scores = np.asarray(scores)
-    _, first, text = np.unique(scores, axis=1, return_index=True, return_inverse=True)
-    image_study = np.arange(len(scores)) if image_study is None else image_study
-    prepared = inputs.prepare(
-        images=scores[:, first],
-        texts=np.eye(len(first))[text.ravel()],
-        image_study=image_study,
-        text_study=range(scores.shape[1]),
-        patient=patient,
-        labels=labels,
-        normalize=False,
-    )
-    return run.audit_inputs(prepared, mesh=meshes.make_mesh(1), ks=ks, pool_sizes=pool_sizes, top_k=2, bootstrap_replicates=100, **options)
-
-
-def integers(result, direction="i2r", stratum="other_patient"):
-    counted = result.counts[direction, stratum]
-    return list(zip(*(counted[name].tolist() for name in "gtM"), strict=True))
-
-
-def close(entry, *wanted):
-    for name, want in zip(("value", "optimistic", "pessimistic"), wanted, strict=False):
-        assert entry[name] == pytest.approx(float(want), abs=1e-13)
 
 
 def test_o1_ranks_ties_duplicates_both_directions():
@@ -47,6 +20,9 @@ def test_o1_ranks_ties_duplicates_both_directions():
     close(result.metric("recall", k=2), Fraction(2, 3), 1, Fraction(2, 5))
     close(result.metric("recall", k=3), Fraction(14, 15), 1, Fraction(4, 5))
     close(result.metric("mean_rank"), Fraction(21, 10))
+    triple = result.counts["i2r", "other_patient"].values()
+    assert expectation.mean_rank(*triple, None).expected.tolist() == [1, 3 / 2, 3, 5 / 2, 5 / 2]
+    assert expectation.median_rank(*triple, None) == 5 / 2
     close(result.metric("mrr"), Fraction(53, 90), Fraction(7, 10), Fraction(29, 60))
     close(result.metric("auc_within_query"), Fraction(29, 40))
     assert integers(result, "r2i") == [(0, 0, 4), (1, 0, 4), (0, 0, 4), (0, 0, 4), (1, 0, 4)]
@@ -58,6 +34,29 @@ def test_o1_ranks_ties_duplicates_both_directions():
         ("auc_within_query", None, Fraction(9, 10)),
     ):
         close(result.metric(name, k=k, direction="r2i"), want)
+
+
+def test_o1_content_truth_on_unique_texts():
+    result = audited(O1[:, :4], "abcd", image_study=[0, 1, 2, 3, 3])
+    assert integers(result) == [(0, 0, 3), (0, 1, 3), (1, 1, 3), (1, 0, 3), (1, 0, 3)]
+    close(result.metric("recall", k=1), Fraction(3, 10), Fraction(2, 5), Fraction(1, 5))
+    close(result.metric("recall", k=2), Fraction(9, 10))
+    close(result.metric("mrr"), Fraction(19, 30))
+    close(result.metric("auc_within_query"), Fraction(11, 15))
+
+
+def test_content_truth_is_the_optimistic_bound_when_all_ties_are_duplicates():
+    text = np.array([0, 1, 1, 2, 1, 2])
+    scores = np.array([[7, 3, 5], [2, 4, 9], [1, 8, 6], [5, 6, 2], [3, 2, 1], [9, 4, 7]])[:, text]
+    result = audited(scores, "abcdef", pool_sizes=(2, 4, 6))
+    for N, k in itertools.product((2, 4, 6), (1, 2)):
+        found = []
+        for own, row in enumerate(scores):
+            for pool in itertools.combinations([study for study in range(6) if study != own], N - 1):
+                for order in itertools.permutations((own, *pool)):
+                    found.append(text[own] in text[sorted(order, key=lambda study: -row[study])[:k]])
+        assert result.metric("recall", k=k, pool_size=N)["optimistic"] == pytest.approx(np.mean(found), abs=1e-13)
+    assert result.metric("recall", k=1, pool_size=4)["optimistic"] > result.recall(1, 4)
 
 
 def test_o2_every_pool_size():
@@ -76,6 +75,20 @@ def test_o2_every_pool_size():
     found = metrics.per_query(table, "i2r", "other_patient", [3], [1])[0].bounds.expected
     np.testing.assert_allclose(found, [1, 3 / 4, 2 / 9, 1 / 3, 1 / 3], atol=1e-13)
     assert (found * (1 - found)).sum() / 25 == pytest.approx(1043 / 32400)
+    assert monte_carlo.z_score(found.mean() + 0.01, found, 50) == pytest.approx(0.01 / np.sqrt(1043 / 32400 / 50))
+
+
+def test_o2_equals_every_subset_of_pairs_ranked_against_itself():
+    wanted = {2: (Fraction(29, 40), Fraction(69, 80)), 3: (Fraction(19, 36), Fraction(811, 1080)), 4: (Fraction(47, 120), Fraction(119, 180))}
+    for N, values in (wanted | {5: (Fraction(3, 10), Fraction(53, 90))}).items():
+        first, reciprocal = [], []
+        for subset in itertools.combinations(range(5), N):
+            for own in subset:
+                greater, equal = (sum(compare(O1[own, study], O1[own, own]) for study in subset) for compare in (np.greater, np.equal))
+                places = range(greater + 1, greater + equal + 1)
+                first.append(Fraction(sum(place == 1 for place in places), int(equal)))
+                reciprocal.append(sum(Fraction(1, int(place)) for place in places) / int(equal))
+        assert (sum(first) / len(first), sum(reciprocal) / len(reciprocal)) == values
 
 
 def test_o4_multiplicities():
@@ -83,6 +96,22 @@ def test_o4_multiplicities():
     assert integers(result) == [(1, 4, 5)]
     assert [result.recall(k) for k in (1, 2, 3)] == pytest.approx([0, 1 / 5, 2 / 5], abs=1e-13)
     close(result.metric("mean_rank"), 4)
+
+
+def test_o4_anonymity_sets_by_score_and_by_text():
+    records = counts.Records(
+        images=np.ones((1, 2), np.float32),
+        image_study=np.zeros(1, np.int32),
+        texts=np.array([[5, 0], [7, 0], [0, 5]], np.float32),
+        study_text=np.array([0, 0, 0, 1, 2, 2], np.int32),
+        exclusion=np.arange(6, dtype=np.int32),
+        study_code=np.zeros(6, np.int32),
+    )
+    found = counts.count(records, mesh=meshes.make_mesh(1), top_k=0)["i2r"]
+    by_score = found.strata["other_patient"]
+    assert (by_score.M.tolist(), by_score.g.tolist(), by_score.t.tolist()) == ([5], [1], [4])
+    assert by_score.t[0] + 1 == 5
+    assert found.near[0, 2] + 1 == 3
 
 
 def test_o4_equal_scores_of_different_texts_and_duplicates_add_up():
@@ -100,9 +129,29 @@ def test_o5_same_patient_left_out():
     close(result.metric("mrr"), Fraction(121, 180))
     close(result.metric("auc_within_query"), Fraction(23, 30))
     assert result.recall(1, 3) == pytest.approx(26 / 45)
+    per_query = metrics.per_query(result.queries["i2r"], "i2r", "other_patient", [3], [1])[0].bounds.expected
+    np.testing.assert_allclose(per_query, [1, 1, 2 / 9, 1 / 3, 1 / 3], atol=1e-13)
     strict = audited(O1, "AABCC", same_patient="negative")
     assert integers(strict) == [(0, 0, 4), (0, 1, 4), (1, 2, 4), (1, 1, 4), (1, 1, 4)]
     assert strict.protocol["same_patient"] == "negative"
+
+
+def test_o5_right_study_right_patient():
+    """Ties are broken in every order, since the closed form of the right patient has none."""
+    patient = np.array(list("AABCC"))
+    right, study = [], []
+    for own, order in itertools.product(range(5), itertools.permutations(range(5))):
+        ranked = np.array(sorted(order, key=lambda candidate: -O1[own, candidate]))
+        ahead = ranked[: list(ranked).index(own)]
+        strangers = np.cumsum(patient[ahead] != patient[own])
+        better = strangers[patient[ahead] == patient[own]].tolist()
+        right.append(expectation.right_patient(4, better, len(ahead) - len(better), 5, 1))
+        assert right[-1] == (patient[ranked[0]] == patient[own])
+        study.append(ranked[0] == own)
+    assert np.mean(right) == pytest.approx(2 / 5)
+    assert np.mean(study) == pytest.approx(3 / 10)
+    assert audited(O1, "AABCC", same_patient="negative").recall(1) == pytest.approx(3 / 10)
+    assert np.mean(right) - np.mean(study) == pytest.approx(1 / 10)
 
 
 def test_o6_same_patient_as_wrong_and_as_right():
@@ -134,11 +183,10 @@ def test_o6_same_patient_as_wrong_and_as_right():
 
 
 def test_o7_matched_pools_beside_random_pools_on_the_same_queries():
-    labels = np.array([{"a": (1, 0), "b": (0, 1), "c": (0, 0)}[code] for code in "aababc"])
-    result = audited(O7, "uvwxyz", labels=labels, pool_sizes=(2, 3))
+    result = audited(O7, "uvwxyz", labels=O7_LABELS, pool_sizes=(2, 3))
     counted = result.counts["i2r", "label_matched"]
     assert list(zip(counted["g"], counted["M"], strict=True)) == [(0, 2), (1, 2), (1, 1), (1, 2), (1, 1), (0, 0)]
-    assert result.counts["i2r", "other_patient"]["g"].tolist() == [1, 1, 2, 3, 2, 0]
+    assert integers(result) == [(g, 0, 5) for g in (1, 1, 2, 3, 2, 0)]
     for N, matched, same, everyone, n in (
         (2, Fraction(2, 5), Fraction(16, 25), Fraction(7, 10), 5),
         (3, Fraction(1, 3), Fraction(13, 30), Fraction(29, 60), 3),
@@ -153,12 +201,24 @@ def test_o7_matched_pools_beside_random_pools_on_the_same_queries():
 
 
 def test_o7_label_only_attacker_is_everything_matched_tied():
-    labels = np.array([{"a": (1, 0), "b": (0, 1), "c": (0, 0)}[code] for code in "aababc"])
-    result = audited(O7, "uvwxyz", labels=labels)
+    result = audited(O7, "uvwxyz", labels=O7_LABELS)
     M, K = result.counts["i2r", "other_patient"]["M"], result.counts["i2r", "label_matched"]["M"]
     by_size = [expectation.pool_metrics(M, 0 * K, K, N, [1])["recall@1"].expected for N in (2, 3, 6)]
     np.testing.assert_allclose(by_size[0], [4 / 5, 4 / 5, 9 / 10, 4 / 5, 9 / 10, 1])
     assert [one.mean() for one in by_size] == pytest.approx([13 / 15, 3 / 4, 1 / 2])
+    for n, found in zip((1, 2, 5), by_size, strict=True):
+        shortcut = [Fraction(6, (n + 1) * (same + 1)) * (1 - Fraction(math.comb(5 - same, n + 1), math.comb(6, n + 1))) for same in K.tolist()]
+        np.testing.assert_allclose(found, [float(one) for one in shortcut], atol=1e-13)
+
+
+def test_o7_pools_filled_up_from_unmatched_studies():
+    result = audited(O7, "uvwxyz", labels=O7_LABELS)
+    matched, everyone = (np.stack(list(result.counts["i2r", name].values()), axis=1) for name in ("label_matched", "other_patient"))
+    tiers = [(tuple(near), tuple(rest)) for near, rest in zip(matched.tolist(), (everyone - matched).tolist(), strict=True)]
+    filled = [expectation.tiered_recall(*pair, 3, 1) for pair in tiers]
+    assert filled == pytest.approx([1, 0, 0, 0, 0, 1])
+    assert np.mean(filled) == pytest.approx(1 / 3)
+    assert np.mean([expectation.tiered_recall(*pair, 6, 1) for pair in tiers]) == pytest.approx(result.recall(1))
 
 
 def test_o7b_label_codes():
@@ -170,6 +230,12 @@ def test_o7b_label_codes():
         codes = strata.label_codes(labels, has, policy)
         assert codes[4] == -1
         assert (codes[:4, None] == codes[None, :4]).tolist() == (np.array(groups)[:, None] == np.array(groups)[None]).tolist()
+
+
+def test_o7b_jaccard_of_positive_sets():
+    sets = np.array([[1, 1, 0], [0, 1, 1], [0, 0, 0], [0, 0, 0]], bool)
+    assert strata.jaccard(sets[0], sets[1]) == pytest.approx(1 / 3)
+    np.testing.assert_allclose(strata.jaccard(sets[:, None], sets[None]), [[1, 1 / 3, 0, 0], [1 / 3, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])
 
 
 def test_study_with_several_images_is_found_by_its_best():

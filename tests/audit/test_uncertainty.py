@@ -1,20 +1,36 @@
 """The clustered bootstrap against exact enumeration, and its coverage."""
 
+import collections
 import itertools
+import types
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from relink_jax.audit import uncertainty
+from relink_jax.audit import comparison, metrics, queries, uncertainty
+from relink_jax.retrieval.counted import StratumCounts
 
 BEFORE, AFTER, COUNT = np.array([2.0, 0, 1]), np.array([1.0, 0, 0]), np.array([3.0, 1, 4])
 SUMS, COUNTS = np.stack([BEFORE, AFTER], 1), np.stack([COUNT, COUNT], 1)
+
+
+def worked_arm(hits):
+    """Returns an audited arm of eight queries of three patients, each certainly hit or missed."""
+    missed = 1 - np.array(hits)
+    counted = StratumCounts(np.full(8, 10), missed, 0 * missed)
+    table = queries.Queries(np.arange(8).astype(str).astype(object), np.array(list("AAABCCCC"), dtype=object), {"other_patient": counted})
+    return types.SimpleNamespace(
+        queries={"i2r": table}, protocol={"ks": [1], "pool_sizes": [11], "mc_repeats": 0, "bootstrap": {"replicates": 40000, "level": 0.95, "seed": 0}}
+    )
 
 
 def test_weights_reproduce_worked_resamples():
     wanted = {(1, 1, 1): (3 / 8, 1 / 8), (2, 1, 0): (4 / 7, 2 / 7), (0, 0, 3): (1 / 4, 0), (1, 0, 2): (4 / 11, 1 / 11)}
     found = uncertainty.ratios(np.array(list(wanted), float), SUMS, COUNTS)
     np.testing.assert_allclose(found, list(wanted.values()))
+    np.testing.assert_allclose(found[:, 1] / found[:, 0], [1 / 3, 1 / 2, 0, 1 / 4])
+    assert uncertainty.intervals(SUMS, COUNTS, uncertainty.Bootstrap(100)).estimate.tolist() == [3 / 8, 1 / 8]
 
 
 def test_all_resamples_have_the_worked_mean_and_variance():
@@ -24,10 +40,41 @@ def test_all_resamples_have_the_worked_mean_and_variance():
     assert before.var() == pytest.approx(695478991 / 31120135200)
     assert (after - before).mean() == pytest.approx(-1979 / 8316)
     assert (after - before).var() == pytest.approx(193993 / 48024900)
+    assert before.var() + after.var() == pytest.approx(510873859 / 15560067600)
+    values = collections.Counter(Fraction(value).limit_denominator(100) for value in before)
+    assert [str(value) for value in sorted(values)] == ["0", "1/6", "2/9", "1/4", "4/11", "3/8", "2/5", "1/2", "4/7", "2/3"]
+    assert [values[value] for value in sorted(values)] == [1, 3, 3, 1, 3, 6, 3, 3, 3, 1]
     drawn = np.concatenate(list(uncertainty.weights(3, 60000, 1)))
     assert (drawn.sum(axis=1) == 3).all()
     sampled = uncertainty.ratios(drawn, SUMS, COUNTS)[:, 0]
     assert sampled.mean() == pytest.approx(22727 / 62370, abs=4 * np.sqrt(695478991 / 31120135200 / 60000))
+
+
+def test_worked_jackknife_and_linearised_variance(monkeypatch):
+    honest, seen = uncertainty.bca, []
+    monkeypatch.setattr(uncertainty, "bca", lambda *given: seen.append(given[2]) or honest(*given))
+    uncertainty.intervals(SUMS, COUNTS, uncertainty.Bootstrap(100))
+    left_out = seen[0][:, 0]
+    np.testing.assert_allclose(left_out, [1 / 5, 3 / 7, 1 / 2])
+    assert 2 * left_out.var() == pytest.approx(361 / 11025)
+    step = 1e-4
+    moved = [uncertainty.ratios(1 + sign * step * np.eye(3), SUMS, COUNTS)[:, 0] for sign in (1, -1)]
+    linearised = (((moved[0] - moved[1]) / (2 * step)) ** 2).sum()
+    assert linearised == pytest.approx(37 / 2048, rel=1e-6)
+    assert 3 / 2 * linearised == pytest.approx(111 / 4096, rel=1e-6)
+
+
+def test_worked_patients_through_metrics_and_comparison():
+    before, after = worked_arm([1, 1, 0, 0, 1, 0, 0, 0]), worked_arm([1, 0, 0, 0, 0, 0, 0, 0])
+    entry = next(entry for entry in metrics.compute(before.queries, before.protocol)[0] if entry["name"] == "recall" and entry["full"])
+    assert (entry["value"], entry["n_queries"], entry["n_patients"]) == (3 / 8, 8, 3)
+    assert entry["ci"]["se"] ** 2 == pytest.approx(695478991 / 31120135200, rel=0.03)
+    iid = Fraction(15, 512) * Fraction(8, 7)
+    assert entry["ci"]["design_effect"] == pytest.approx(entry["ci"]["se"] ** 2 / float(iid))
+    found = comparison.paired(before, after)
+    assert (found["before"], found["after"]) == (3 / 8, 1 / 8)
+    wanted = {"difference": -1 / 4, "ratio": 1 / 3, "reduction": 2 / 3, "bits_removed": np.log2(3)}
+    assert {form: found[form]["value"] for form in wanted} == pytest.approx(wanted)
 
 
 def test_same_draws_for_every_arm_and_no_others():

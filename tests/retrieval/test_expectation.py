@@ -60,17 +60,19 @@ def test_hypergeometric_oracle(counts, expected, optimistic, pessimistic, mrr, r
 
 
 @pytest.mark.parametrize(
-    ("g", "values"),
+    ("g", "values", "digits"),
     [
-        (1, (0.997739313117, 0.977187614176, 0.771670624772)),
-        (4, (0.990987562848, 0.911822753848, 0.354576758585)),
-        (43, (0.907223598612, 0.370546581630, 1.43523462e-5)),
-        (437, (0.370093105511, 3.96424678e-5, 3.3579e-50)),
+        (1, (0.997739313117, 0.977187614176, 0.771670624772), (12, 12, 12)),
+        (4, (0.990987562848, 0.911822753848, 0.354576758585), (12, 12, 12)),
+        (43, (0.907223598612, 0.370546581630, 1.43523462e-5), (12, 12, 9)),
+        (437, (0.370093105511, 3.96424678e-5, 3.3579e-50), (12, 9, 5)),
     ],
 )
-def test_large_universe(g, values):
-    for N, want, tolerance in zip((100, 1000, 10000), values, (2e-12, 2e-8, 2e-5), strict=True):
-        assert one(43792, g, 0, N - 1, 1)[0].expected[0] == pytest.approx(want, rel=tolerance)
+def test_large_universe(g, values, digits):
+    for N, want, known in zip((100, 1000, 10000), values, digits, strict=True):
+        assert one(43792, g, 0, N - 1, 1)[0].expected[0] == pytest.approx(want, rel=5 * 10.0**-known)
+    assert one(43792, g, 0, 43792, 1)[0].expected[0] == 0
+    assert one(43792, 0, 0, 43792, 1)[0].expected[0] == 1
 
 
 def test_large_universe_with_ties():
@@ -128,11 +130,61 @@ def test_monotone_convex_and_ordered():
     for curve in curves.values():
         assert (np.diff(curve, axis=0) <= 1e-13).all()
     assert (np.diff(curves[1], 2, axis=0) >= -1e-13).all()
+    assert (np.diff(curves[5], 2, axis=0) < -1e-6).any()
     assert (curves[1] <= curves[2] + 1e-13).all()
     assert (curves[2] <= curves[5] + 1e-13).all()
     bounds = expectation.pool_metrics(M, g, t, 25, [3])["recall@3"]
     assert (bounds.optimistic >= bounds.expected).all()
     assert (bounds.expected >= bounds.pessimistic).all()
+
+
+def test_nothing_above_is_certain_and_everything_above_is_hopeless():
+    for N in (2, 5, 9, None):
+        for g, want in ((0, 1), (8, 0)):
+            found = expectation.pool_metrics(np.array([8]), np.array([g]), np.array([0]), N, [1])["recall@1"]
+            assert value(found) == pytest.approx((want, want, want), abs=1e-13)
+
+
+def test_median_rank_by_weight():
+    M, g, t = np.full(4, 10), np.array([7, 0, 2, 1]), np.array([0, 1, 0, 0])
+    assert expectation.mean_rank(M, g, t, None).expected.tolist() == [8, 1.5, 3, 2]
+    assert expectation.median_rank(M, g, t, None) == 2.5
+    assert expectation.median_rank(M, g, t, None, np.ones(4)) == 2.5
+    assert expectation.median_rank(M, g, t, 6) == pytest.approx(1 + 5 * 1.5 / 10)
+    for weights in ([3, 1, 1, 0], [0, 2, 1, 1], [0, 0, 5, 0], [1, 4, 2, 2]):
+        repeated = [np.repeat(column, weights) for column in (M, g, t)]
+        assert expectation.median_rank(M, g, t, None, np.array(weights)) == np.median(expectation.mean_rank(*repeated, None).expected)
+    with pytest.raises(errors.DataError, match="weights in median rank: expected a query with weight above 0, found none"):
+        expectation.median_rank(M, g, t, None, np.zeros(4))
+
+
+def test_right_patient_equals_enumeration():
+    for order in ("npnTn", "pnpnTpn", "nppTnn", "Tpn", "nnT"):
+        truth = order.index("T")
+        better = [order[:place].count("n") for place in range(truth) if order[place] == "p"]
+        others = [place for place in range(len(order)) if place != truth]
+        for N, k in itertools.product(range(2, len(order) + 1), (1, 2, 3)):
+            pools = [sorted([truth, *pool]) for pool in itertools.combinations(others, N - 1)]
+            share = np.mean([any(order[place] in "pT" for place in pool[:k]) for pool in pools])
+            got = expectation.right_patient(len(others), better, order[:truth].count("n"), N, k)
+            assert got == pytest.approx(share, abs=1e-13)
+
+
+def test_tiers_equal_enumeration_and_one_tier():
+    for near, rest in [((2, 1, 0), (4, 1, 2)), ((3, 0, 2), (3, 1, 1)), ((1, 0, 1), (5, 2, 3)), ((0, 0, 0), (4, 1, 1)), ((4, 1, 2), (2, 0, 2))]:
+        kinds = [["above"] * g + ["tied"] * t + ["below"] * (M - g - t) for M, g, t in (near, rest)]
+        for N, k in itertools.product(range(2, near[0] + rest[0] + 2), (1, 2, 3, 5)):
+            drawn = min(N - 1, near[0])
+            hits = []
+            for first, second in itertools.product(itertools.combinations(kinds[0], drawn), itertools.combinations(kinds[1], N - 1 - drawn)):
+                above, tied = ((first + second).count(kind) for kind in ("above", "tied"))
+                hits.append(np.clip(k - above, 0, tied + 1) / (tied + 1))
+            assert expectation.tiered_recall(near, rest, N, k) == pytest.approx(np.mean(hits), abs=1e-13)
+    assert expectation.tiered_recall((0, 0, 0), (50, 6, 3), 20, 2) == pytest.approx(one(50, 6, 3, 19, 2)[0].expected[0], rel=1e-12)
+    with pytest.raises(errors.DataError, match="pool size in expected metrics: expected 2 to 6"):
+        expectation.tiered_recall((2, 0, 0), (3, 0, 0), 7, 1)
+    with pytest.raises(errors.DataError, match=r"g \+ t <= M"):
+        expectation.tiered_recall((0, 1, 0), (5, 0, 0), 3, 1)
 
 
 def test_refuses_impossible_pools_and_counts():

@@ -1,0 +1,1 @@
+"""One plain function of (config, workdir) per stage; orchestrates the rooms."""

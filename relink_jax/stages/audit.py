@@ -1,0 +1,147 @@
+"""The audit stage: linkage of every model, head arm and evaluation set, or of embeddings brought along."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from relink_jax import config as config_lib
+from relink_jax.audit import comparison, importer, result
+from relink_jax.audit import inputs as inputs_lib
+from relink_jax.audit import run as audit_run
+from relink_jax.cohort import schema
+from relink_jax.runtime import mesh as meshes
+from relink_jax.runtime import provenance
+from relink_jax.stages import context
+from relink_jax.store import digests, files, shards
+from relink_jax.store import workdir as workdir_lib
+
+NO_HEAD = "none"
+
+
+def run(config: config_lib.RunConfig, workdir: str) -> dict[str, result.AuditResult]:
+    """Audits every (model, arm, evaluation set), writes results/*.json and *.parquet, and returns the results by file stem.
+
+    With `config.embeddings`, audits that directory instead and needs no cohort, model or encoder.
+
+    Raises: DataError, StoreError, UsageError: see the rooms; nothing is written for a set that fails.
+    """
+    found = context.open_run(config, workdir)
+    mesh = meshes.make_mesh()
+    with workdir_lib.locked(found):
+        if config.embeddings:
+            return _brought(config, found, mesh)
+        cohort = context.load_cohort(config, found)
+        results: dict[str, result.AuditResult] = {}
+        for model in config.models:
+            for chosen in context.evaluation_sets(config, cohort):
+                results |= _audit_arms(config, found, cohort, model, chosen, mesh)
+        return results
+
+
+def describe(results: dict[str, result.AuditResult]) -> str:
+    """Returns the table of every result."""
+    return "\n\n".join(f"{stem.replace('__', '  ')}\n{one.table()}" for stem, one in results.items())
+
+
+def _brought(config: config_lib.RunConfig, found: workdir_lib.Workdir, mesh: meshes.Mesh) -> dict[str, result.AuditResult]:
+    directory = pathlib.Path(config.embeddings)
+    name = directory.resolve().name
+    audited = _audit(config, inputs_lib.prepare(**importer.load_embeddings(directory)), mesh)
+    stem = f"{name}__{NO_HEAD}__all"
+    data = {"name": "all", "synthetic": False, "external": False, "text_field": "as embedded"}
+    audited.save(found.results / stem, run=_run_record(config, found), data=data, model={"name": name, "head": NO_HEAD})
+    return {stem: audited}
+
+
+def _audit_arms(
+    config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, model: str, chosen: context.EvaluationSet, mesh: meshes.Mesh
+) -> dict[str, result.AuditResult]:
+    """Audits all arms of one model on one set; arms other than the original carry their paired change against the others."""
+    audited = {}
+    for arm in context.arms_of(config, model):
+        images, texts = context.embeddings(found, model, arm, config.embed.shard_rows)
+        audited[arm] = _audit(config, _inputs(cohort, chosen.selection, images, texts), mesh)
+    record, data = _run_record(config, found), _data_record(config, cohort, chosen)
+    stems = {arm: f"{model}__{arm}__{chosen.name}" for arm in audited}
+    for arm, one in audited.items():
+        others = [] if arm == "original" else [other for other in ("original", "noise_only") if other in audited and other != arm]
+        paired = [entry for other in others for entry in _paired(stems[other], audited[other], one)]
+        one.save(found.results / stems[arm], run=record, data=data, model=_model_record(found, model, arm), paired=paired)
+    return {stems[arm]: one for arm, one in audited.items()}
+
+
+def _audit(config: config_lib.RunConfig, prepared: inputs_lib.AuditInputs, mesh: meshes.Mesh) -> result.AuditResult:
+    chosen = config.audit
+    return audit_run.audit_inputs(
+        prepared,
+        mesh=mesh,
+        pool_sizes=chosen.pool_sizes,
+        ks=chosen.ks,
+        top_k=chosen.top_k,
+        label_policy=chosen.label_policy,
+        same_patient=chosen.same_patient,
+        bootstrap_replicates=chosen.bootstrap_replicates,
+        level=chosen.level,
+        mc_repeats=chosen.mc_repeats,
+        query_block=chosen.query_block,
+        tile=chosen.tile,
+        seed=chosen.seed,
+    )
+
+
+def _inputs(cohort: schema.Cohort, chosen: schema.Selection, images: np.ndarray, texts: np.ndarray) -> inputs_lib.AuditInputs:
+    """Returns one evaluation set's inputs, joined by study number; the ids are the workdir's keyed pseudonyms."""
+    studies = chosen.studies
+    return inputs_lib.prepare(
+        images=images[chosen.images],
+        texts=texts[cohort.study_text[studies]],
+        image_study=cohort.study_key[cohort.image_study[chosen.images]],
+        text_study=cohort.study_key[studies],
+        patient=cohort.patient_key[cohort.study_patient[studies]],
+        labels=cohort.study_labels[studies],
+        has_labels=cohort.study_has_labels[studies],
+        image_id=cohort.image_key[chosen.images],
+        keep_ids=True,
+    )
+
+
+def _paired(against: str, before: result.AuditResult, after: result.AuditResult) -> list[dict[str, Any]]:
+    """Returns the change of Recall@1 (i2r) from `before` to `after` at every pool size, on the same queries and draws."""
+    wanted = ("recall", 1, "i2r", "other_patient")
+    chosen = [metric for metric in after.metrics if (metric["name"], metric["k"], metric["direction"], metric["stratum"]) == wanted]
+    return [comparison.entry(against, before, after, metric) for metric in chosen]
+
+
+def _run_record(config: config_lib.RunConfig, found: workdir_lib.Workdir) -> dict[str, Any]:
+    created = files.read_json(found.root / "run.json")["created_utc"]
+    described = {"id": found.run_id, "created_utc": created, "seed": config.audit.seed, "precision": "float32/highest"}
+    return described | {"config_sha256": digests.value_digest(config_lib.to_dict(config))} | provenance.versions()
+
+
+def _data_record(config: config_lib.RunConfig, cohort: schema.Cohort, chosen: context.EvaluationSet) -> dict[str, Any]:
+    exposures, counts = np.unique(cohort.study_exposure[chosen.selection.studies].astype(str), return_counts=True)
+    return {
+        "name": chosen.name,
+        "synthetic": cohort.synthetic,
+        "external": chosen.external,
+        "site": chosen.site,
+        "cohort_sha256": cohort.digest(),
+        "text_field": config.cohort.text_field,
+        "view_filter": list(config.cohort.views),
+        "exposure": {name or "unknown": int(count) for name, count in zip(exposures, counts, strict=True)},
+    }
+
+
+def _model_record(found: workdir_lib.Workdir, model: str, arm: str) -> dict[str, Any]:
+    converted = files.read_json(found.model(model) / "provenance.json")
+    card = files.read_json(found.heads(model, arm) / "card.json")
+    path = found.heads(model, arm) / "privacy_ledger.json"
+    ledger = files.read_json(path) if path.exists() else None
+    dp = None
+    if ledger is not None and ledger["data_used"] and not ledger["epsilon"]["infinite"]:
+        epsilon = ledger["epsilon"]
+        dp = {"epsilon": epsilon["rdp"], "epsilon_pld": epsilon["pld"], "delta": epsilon["delta"], "accountant": "rdp", "unit": ledger["dataset"]["unit"]}
+    rung = converted["specialisation"]
+    described = {"name": model, "head": arm, "dp": dp, "weights_sha256": converted["source_sha256"], "heads_sha256": card["heads_sha256"]}
+    return described | {"specialisation": rung if rung >= 0 else None, "features_sha256": shards.digest(found.features(model, "images"))}

@@ -1,0 +1,143 @@
+"""What the command line offers: every stage with its purpose, flags, config sections and an example, and the help texts.
+
+Imports nothing heavy, so that `relink --help` answers at once.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from relink_jax import config as config_lib
+
+EXIT_CODES = "0 done, 2 usage, 65 bad data, 70 internal or failed self-check, 74 store damaged or foreign, 75 resumable stop"
+
+
+@dataclasses.dataclass(frozen=True)
+class Alias:
+    """A short flag that sets one config field, or stands alone when `path` is empty."""
+
+    flag: str
+    path: str
+    help: str
+    boolean: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What `--help` says about one stage."""
+
+    summary: str
+    sections: tuple[str, ...]
+    example: str
+    aliases: tuple[Alias, ...] = ()
+    positional: str = ""
+    needs_workdir: bool = True
+
+
+_PATIENTS = Alias("patients", "cohort.phantom.n_patients", "patients of the synthetic cohort")
+_EMBEDDINGS = Alias(
+    "embeddings",
+    "embeddings",
+    "directory of precomputed embeddings (npy, npz, safetensors, Parquet or img_emb/ text_emb/ metadata/); no encoder is loaded",
+)
+_MODEL = Alias("model", "models", "one model instead of the configured ladder")
+STAGES = {
+    "demo": Stage(
+        "the whole road on the embedded synthetic cohort: audit, mitigation, price, page",
+        ("cohort", "heads", "report"),
+        "relink demo --workdir=out",
+        (_PATIENTS,),
+    ),
+    "plan": Stage(
+        "what a run will cost before it starts: memory, FLOPs, disk, epsilon",
+        ("cohort", "embed", "audit", "heads"),
+        "relink plan audit --images=406241 --studies=406241 --dim=512",
+        (
+            Alias("images", "", "query images Q (default: the synthetic cohort's size)"),
+            Alias("studies", "", "candidate studies S (default: the synthetic cohort's size)"),
+            Alias("dim", "", "embedding width D (default 64, the packaged models')"),
+        ),
+        positional="[audit] [embed] [heads]",
+        needs_workdir=False,
+    ),
+    "cohort": Stage(
+        "read a pairs table (or generate the synthetic cohort) and check it",
+        ("cohort",),
+        "relink cohort --config.cohort.source=table --config.cohort.table=pairs.csv --config.cohort.image_root=png --workdir=out",
+        (_PATIENTS,),
+    ),
+    "convert": Stage(
+        "convert checkpoints in the published layout to Flax, with a two-way key check",
+        (),
+        "relink convert --model=phantom-3-specialist --workdir=out",
+        (_MODEL, Alias("source", "source", "directory of a checkpoint in the Hugging Face CLIP layout")),
+    ),
+    "embed": Stage(
+        "encode images and unique report texts with the frozen towers", ("embed",), "relink embed --model=phantom-3-specialist --workdir=out", (_MODEL,)
+    ),
+    "audit": Stage(
+        "measure linkage: exact counts, Recall@k at every pool size, intervals",
+        ("audit",),
+        "relink audit --embeddings=my_vectors --workdir=out",
+        (
+            _MODEL,
+            _EMBEDDINGS,
+        ),
+    ),
+    "heads": Stage(
+        "train mitigated projection heads with DP-SGD, with their privacy ledger",
+        ("heads",),
+        "relink heads --config.heads.mechanism.target_epsilon=1.0 --workdir=out",
+    ),
+    "probe": Stage("price the mitigation: 14-label linear probe on every arm", ("probe",), "relink probe --workdir=out"),
+    "accountants": Stage(
+        "print privacy ledgers side by side, re-priced by RDP and PLD",
+        (),
+        "relink accountants out/heads other/heads",
+        positional="RUN [RUN ...]",
+        needs_workdir=False,
+    ),
+    "report": Stage(
+        "write the page from the results files, or check the page against them",
+        ("report",),
+        "relink report --check --workdir=out",
+        (Alias("check", "", "recompute every number of the page from the results files and compare", boolean=True), _EMBEDDINGS),
+    ),
+}
+
+
+def overview(configs: Sequence[str]) -> str:
+    """Returns the text of `relink --help`; `configs` are the names of the shipped configurations."""
+    width = max(map(len, STAGES))
+    stages = "\n".join(f"  {name:<{width}}  {stage.summary}" for name, stage in STAGES.items())
+    return (
+        "relink: audit and mitigate cross-modal linkage risk in clinical vision-language models\n\n"
+        "usage: relink STAGE [--config=NAME_OR_FILE] [--config.a.b=VALUE ...] --workdir=DIR\n\n"
+        f"stages, in the order of the road:\n{stages}\n\n"
+        f"start here:        relink demo --workdir=out\n"
+        f"one stage's help:  relink STAGE --help\n"
+        f"configurations:    {', '.join(configs)}\n"
+        f"exit codes:        {EXIT_CODES}"
+    )
+
+
+def stage_help(stage: str, configs: Sequence[str]) -> str:
+    """Returns the text of `relink STAGE --help`: purpose, flags, config fields with defaults, an example."""
+    described = STAGES[stage]
+    flags = [("--config=NAME_OR_FILE", f"run configuration (default demo; shipped: {', '.join(configs)})")]
+    flags += [("--workdir=DIR", "directory that holds the run; created when missing, refused when it is another run's")] if described.needs_workdir else []
+    for alias in described.aliases:
+        same = f" (same as --config.{alias.path})" if alias.path else ""
+        flags.append((f"--{alias.flag}" + ("" if alias.boolean else "=VALUE"), alias.help + same))
+    lines = [f"relink {stage}: {described.summary}", "", " ".join(f"usage: relink {stage} {described.positional} [flags]".split()), "", "flags:"]
+    lines += [f"  {name:<24} {text}" for name, text in flags]
+    shown = [field for field in config_lib.fields(config_lib.RunConfig()) if field.path.split(".")[0] in described.sections]
+    if shown:
+        lines += ["", "config fields of this stage:"]
+        lines += [f"  --config.{field.path}={show(field.default)}\n      {field.help}" for field in shown]
+    return "\n".join([*lines, "", f"example: {described.example}", f"exit codes: {EXIT_CODES}"])
+
+
+def show(value: Any) -> str:
+    """Returns a config value as it is written on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,44 @@
+"""The demo stage: every other stage in order, on the embedded synthetic cohort or on whatever the config names."""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+from relink_jax import config as config_lib
+from relink_jax.runtime import progress
+from relink_jax.stages import audit, cohort, convert, embed, heads, plan, probe, report
+
+ROAD = ("cohort", "convert", "embed", "heads", "audit", "probe", "report")
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """What the demo made: the headline table, the page, and seconds per stage."""
+
+    table: str
+    page: pathlib.Path
+    seconds: dict[str, float]
+
+
+def run(config: config_lib.RunConfig, workdir: str) -> Demo:
+    """Runs the whole road in `workdir`, going on where an earlier run of the same config stopped.
+
+    Raises: every error of the stages it calls.
+    """
+    progress.say(plan.describe(plan.run(config, workdir, ["audit", "heads"])))
+    stages: dict[str, Any] = {"cohort": cohort, "convert": convert, "embed": embed, "heads": heads, "audit": audit, "probe": probe, "report": report}
+    seconds, outcomes = {}, {}
+    for name in ROAD if config.mitigate else [name for name in ROAD if name != "heads"]:
+        started = time.monotonic()
+        outcomes[name] = stages[name].run(config, workdir)
+        seconds[name] = time.monotonic() - started
+        if name not in ("audit", "probe", "report"):
+            progress.say(f"[{name}, {seconds[name]:.0f} s]\n{stages[name].describe(outcomes[name])}")
+    return Demo(outcomes["report"].table, outcomes["report"].page, seconds)
+
+
+def describe(demo: Demo) -> str:
+    """Returns the headline table and where the page is."""
+    spent = ", ".join(f"{name} {value:.0f} s" for name, value in demo.seconds.items())
+    return f"{demo.table}\n\n{spent}\npage: {demo.page}"

@@ -1,0 +1,115 @@
+"""The heads stage: the arms of the mitigated model, trained on cached features, each with its card and ledger.
+
+Heads that are already in the workdir are kept when their settings agree: training again would spend epsilon again.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from relink_jax import config as config_lib
+from relink_jax import errors
+from relink_jax import heads as heads_lib
+from relink_jax.cohort import schema
+from relink_jax.privacy import ledger as ledger_lib
+from relink_jax.privacy import objectives, training
+from relink_jax.stages import context
+from relink_jax.store import digests, files
+from relink_jax.store import workdir as workdir_lib
+
+RANDOM_SEED = 1  # of the untrained control's heads; public
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One arm's heads on disk; `ledger` is None for arms that saw no private data and drew no noise."""
+
+    model: str
+    arm: str
+    directory: pathlib.Path
+    ledger: dict[str, Any] | None
+
+
+def run(config: config_lib.RunConfig, workdir: str) -> list[Arm]:
+    """Trains (or finds) every configured arm of the mitigated model.
+
+    Raises: UsageError: no model to mitigate, or no training pairs; StoreError: missing features, or heads of other settings.
+    """
+    found = context.open_run(config, workdir)
+    if not config.mitigate:
+        raise errors.UsageError(errors.describe("nothing to mitigate", "config field 'mitigate'", f"one of models {list(config.models)}", "''"))
+    cohort = context.load_cohort(config, found)
+    with workdir_lib.locked(found):
+        return [_arm(config, found, cohort, arm) for arm in context.arms_of(config, config.mitigate)]
+
+
+def describe(arms: list[Arm]) -> str:
+    """Returns one line per arm, with what it spent."""
+    return "\n".join(f"  {arm.model}  {arm.arm:<12} {_spent(arm.ledger)}" for arm in arms)
+
+
+def _spent(ledger: dict[str, Any] | None) -> str:
+    if ledger is None:
+        return "no private data used"
+    if not ledger["data_used"]:
+        return "noise only: the same noise and steps, no data"
+    epsilon = ledger["epsilon"]
+    return f"epsilon {epsilon['rdp']:.4g} (RDP), {epsilon['pld']:.4g} (PLD) at delta {epsilon['delta']:g}, unit {ledger['dataset']['unit']}"
+
+
+def _arm(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, arm: str) -> Arm:
+    model = config.mitigate
+    directory = found.heads(model, arm)
+    settings = _settings(config, arm)
+    if (directory / "card.json").exists():
+        _, card = heads_lib.load(directory)
+        if arm != "original" and card["settings_sha256"] != digests.value_digest(settings):
+            raise errors.StoreError(
+                errors.describe("heads of other settings", f"heads/{model}/{arm}", "the settings they were trained with", "changed ones; use a fresh workdir")
+            )
+        path = directory / ledger_lib.FILE_NAME
+        return Arm(model, arm, directory, ledger_lib.load(path) if path.exists() else None)
+    original, card = heads_lib.load(found.heads(model, "original"))
+    about = {"arm": arm, "original_sha256": card["heads_sha256"], "settings": settings, "settings_sha256": digests.value_digest(settings)}
+    if arm == "random":
+        heads_lib.save(directory, heads_lib.random_heads(RANDOM_SEED, original), about)
+        return Arm(model, arm, directory, None)
+    trained = _train(config, found, cohort, original, arm, directory)
+    heads_lib.save(directory, trained.heads, about)
+    return Arm(model, arm, directory, trained.ledger)
+
+
+def _settings(config: config_lib.RunConfig, arm: str) -> dict[str, Any]:
+    if arm == "random":
+        return {"seed": RANDOM_SEED}
+    return {"train_split": config.heads.train_split, "train_site": config.heads.train_site, "mechanism": dataclasses.asdict(config.heads.mechanism)}
+
+
+def _train(
+    config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, original: heads_lib.Heads, arm: str, directory: pathlib.Path
+) -> training.TrainedHeads:
+    chosen = cohort.select(split=config.heads.train_split, site=config.heads.train_site or None)
+    if len(chosen.images) < 2:
+        raise errors.UsageError(
+            errors.describe("training pairs", "config fields heads.train_split and heads.train_site", "at least 2 pairs", str(len(chosen.images)))
+        )
+    studies = cohort.image_study[chosen.images]
+    anchors = context.features(found, config.mitigate, "anchors")
+    bank = objectives.PublicBank(anchors, provenance="synthetic reports of relink_jax.cohort.phantom.anchor_texts, no patient's text")
+    _, units = np.unique(cohort.study_patient[studies], return_inverse=True)
+    files.make_dir(directory)
+    return training.train_heads(
+        original,
+        context.features(found, config.mitigate, "images")[chosen.images],
+        context.features(found, config.mitigate, "texts")[cohort.study_text[studies]],
+        units.astype(np.int32),
+        bank,
+        **dataclasses.asdict(config.heads.mechanism),
+        data=arm != "noise_only",
+        clipping=config.heads.performance.clipping,
+        chunk=config.heads.performance.chunk,
+        ledger_path=directory / ledger_lib.FILE_NAME,
+        dataset={"name": cohort.name, "synthetic": cohort.synthetic, "split": config.heads.train_split, "site": config.heads.train_site},
+    )

@@ -1,0 +1,96 @@
+"""The probe stage: a 14-label linear probe on features before the head and on every arm's embeddings.
+
+Fitted on the heads' training site (train and validate splits), scored on every evaluation set; its numbers go into the
+results files that the audit stage wrote.
+"""
+
+import numpy as np
+
+from relink_jax import config as config_lib
+from relink_jax import errors
+from relink_jax.cohort import schema
+from relink_jax.runtime import progress
+from relink_jax.stages import context
+from relink_jax.store import files
+from relink_jax.store import workdir as workdir_lib
+from relink_jax.utility import probe
+
+PRE_HEAD = "pre_head"
+
+
+def run(config: config_lib.RunConfig, workdir: str) -> dict[str, list[probe.ProbeResult]]:
+    """Probes every (model, arm, evaluation set) and returns the results by results-file stem.
+
+    Raises: StoreError: no results files of the audit stage, or missing embeddings; DataError: no labelled training images.
+    """
+    found = context.open_run(config, workdir)
+    cohort = context.load_cohort(config, found)
+    sets = context.evaluation_sets(config, cohort)
+    arms = [(model, arm) for model in config.models for arm in context.arms_of(config, model)]
+    probed: dict[str, list[probe.ProbeResult]] = {}
+    with workdir_lib.locked(found), progress.bar(len(arms), "probe", "arms") as bar:
+        for model in config.models:
+            before = _probe(config, cohort, sets, context.features(found, model, "images"), PRE_HEAD)
+            original: dict[str, probe.ProbeResult] = {}
+            for arm in context.arms_of(config, model):
+                images, _ = context.embeddings(found, model, arm, config.embed.shard_rows)
+                after = _probe(config, cohort, sets, images, arm)
+                original = original or after
+                for name in after:
+                    stem = f"{model}__{arm}__{name}"
+                    probed[stem] = [before[name], after[name]]
+                    _record(found, stem, before[name], after[name], original[name])
+                bar.update(1)
+    return probed
+
+
+def describe(probed: dict[str, list[probe.ProbeResult]]) -> str:
+    """Returns one line per results file: macro AUROC before the head and after it."""
+    lines = [f"  {stem.replace('__', '  '):<64} " + "  ".join(f"{one.features} {_auroc(one)}" for one in pair) for stem, pair in probed.items()]
+    return "\n".join(["macro AUROC of the 14-label linear probe (chance 0.5):", *lines])
+
+
+def _auroc(one: probe.ProbeResult) -> str:
+    return "undefined" if one.macro_auroc is None else f"{one.macro_auroc:.4f}"
+
+
+def _probe(
+    config: config_lib.RunConfig, cohort: schema.Cohort, sets: list[context.EvaluationSet], x: np.ndarray, features: str
+) -> dict[str, probe.ProbeResult]:
+    site = config.heads.train_site or None
+    train, validate = (_split(cohort, cohort.select(split=split, site=site), x) for split in ("train", "validate"))
+    for name, split in (("train", train), ("validate", validate)):
+        if len(split[0]) == 0:
+            raise errors.DataError(errors.describe("nothing to fit the probe on", f"split {name!r} of the cohort", "at least one image with labels", "none"))
+    fitted = probe.fit_probe(
+        train=train, validate=validate, label_names=schema.LABELS, l2_grid=config.probe.l2_grid, max_iterations=config.probe.max_iterations
+    )
+    results = {}
+    for chosen in sets:
+        images = chosen.selection.images
+        results[chosen.name] = probe.evaluate(
+            fitted,
+            test=_split(cohort, chosen.selection, x),
+            patient_test=cohort.study_patient[cohort.image_study[images]],
+            features=features,
+            bootstrap_replicates=config.probe.bootstrap_replicates,
+            level=config.audit.level,
+            seed=config.audit.seed,
+        )
+    return results
+
+
+def _split(cohort: schema.Cohort, chosen: schema.Selection, x: np.ndarray) -> probe.Split:
+    studies = cohort.image_study[chosen.images]
+    y, known = probe.targets(cohort.study_labels[studies], cohort.study_has_labels[studies])
+    return x[chosen.images], y, known
+
+
+def _record(found: workdir_lib.Workdir, stem: str, before: probe.ProbeResult, after: probe.ProbeResult, original: probe.ProbeResult) -> None:
+    path = found.results / f"{stem}.json"
+    document = files.read_json(path)
+    document["utility"]["probe"] = [before.to_json(), after.to_json()]
+    comparable = after is not original and after.macro_auroc is not None and original.macro_auroc is not None
+    document["utility"]["paired"] = [probe.paired_difference(after, original)] if comparable else []
+    document["warnings"] = sorted({*document["warnings"], *before.warnings, *after.warnings})
+    files.write_json(path, document)

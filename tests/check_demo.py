@@ -1,0 +1,58 @@
+"""Checks what a finished demo left behind: `python tests/check_demo.py WORKDIR` prints each claim and exits 1 on a false one.
+
+The claims are those of the README: lift rises along the ladder, the signal survives label matching, noise lowers linkage, the
+epsilon is the calibrated one, the probe is priced, and the page is self-contained.
+"""
+
+import itertools
+import pathlib
+import re
+import sys
+from typing import Any
+
+from relink_jax.report import schema
+
+LADDER = ("phantom-0-untrained", "phantom-1-labels", "phantom-2-reports", "phantom-3-specialist")
+SITES = ("phantom-A-test", "phantom-B-external")
+
+
+def recall(document: dict[str, Any], stratum: str = "other_patient") -> dict[str, Any]:
+    """Returns the Recall@1 entry of the largest pool that fits (not the full one)."""
+    entries = [e for e in document["metrics"] if (e["name"], e["k"], e["direction"], e["stratum"], e["full"]) == ("recall", 1, "i2r", stratum, False)]
+    return max(entries, key=lambda entry: entry["N"])
+
+
+def claims(workdir: pathlib.Path) -> list[tuple[str, bool]]:
+    """Returns (claim, holds) pairs."""
+    found = {schema.stem(document): document for document in schema.load_results(workdir / "results")}
+    wanted = {f"{model}__original__{site}" for model in LADDER for site in SITES} | {
+        f"{LADDER[3]}__{arm}__{site}" for arm in ("random", "dp", "noise_only") for site in SITES
+    }
+    held = SITES[0]
+    ladder = [recall(found[f"{model}__original__{held}"]) for model in LADDER]
+    top = found[f"{LADDER[3]}__original__{held}"]
+    matched, dp = recall(top, "label_matched"), found[f"{LADDER[3]}__dp__{held}"]
+    page = (workdir / "report" / "index.html").read_text()
+    links = re.findall(r"(?:src|href)=[\"'](?!data:|#)[^\"']+", page)
+    return [
+        (f"{len(wanted)} results files, one per model, arm and site", set(found) == wanted),
+        (f"lift rises along the ladder: {[round(entry['lift'], 1) for entry in ladder]}", all(a["lift"] < b["lift"] for a, b in itertools.pairwise(ladder))),
+        ("the untrained model's interval holds chance", ladder[0]["ci"]["low"] <= ladder[0]["chance"] * 1.5),
+        ("the strongest model is above chance", ladder[3]["ci"]["low"] > ladder[3]["chance"]),
+        (f"the signal survives label matching: lift {matched['lift']:.1f} at N={matched['N']}", matched["ci"]["low"] > matched["chance"]),
+        ("DP heads link less than the original ones", recall(dp)["value"] < recall(top)["value"]),
+        ("the ledger's epsilon is the calibrated 0.34", dp["model"]["dp"]["epsilon"] <= 0.34 + 1e-6 and dp["model"]["dp"]["delta"] == 6e-6),
+        ("every arm has a probe AUROC", all(document["utility"]["probe"][1]["macro_auroc"] is not None for document in found.values())),
+        (
+            "the cohort is marked synthetic in every file and on the page",
+            all(document["data"]["synthetic"] for document in found.values()) and "ynthetic" in page,
+        ),
+        ("the page loads nothing", not links and "<script" not in page and "default-src 'none'" in page.replace("&#39;", "'")),
+    ]
+
+
+if __name__ == "__main__":
+    checked = claims(pathlib.Path(sys.argv[1]))
+    for claim, holds in checked:
+        print(("ok      " if holds else "FALSE   ") + claim)
+    sys.exit(not all(holds for _, holds in checked))

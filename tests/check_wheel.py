@@ -1,0 +1,26 @@
+"""Checks a built wheel: configs, launch, models and templates are inside, and no top-level configs or launch."""
+
+import sys
+import zipfile
+
+WANTED = [
+    "relink_jax/configs/demo.py",
+    "relink_jax/launch/audit.py",
+    "relink_jax/launch/demo.sh",
+    "relink_jax/report/templates/page.html.j2",
+    "relink_jax/data/phantom-3-specialist/model.safetensors",
+    "relink_jax/data/phantom-3-specialist/tokenizer.json",
+]
+
+
+def problems(names: set[str]) -> list[str]:
+    """Returns one line per missing or misplaced file."""
+    missing = [f"missing {name}" for name in WANTED if name not in names]
+    misplaced = sorted({name.split("/")[0] for name in names} - {"relink_jax"})
+    return missing + [f"top level {name}" for name in misplaced if not name.endswith(".dist-info")]
+
+
+if __name__ == "__main__":
+    found = problems(set(zipfile.ZipFile(sys.argv[1]).namelist()))
+    print("wheel: " + ("; ".join(found) or "complete"))
+    sys.exit(bool(found))

@@ -1,0 +1,187 @@
+"""The whole road on a tiny cohort through the command line: every stage, its resume, and its refusals."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from relink_jax import cli
+from relink_jax.report import schema
+
+MODELS = "phantom-0-untrained,phantom-3-specialist"
+SMALL = [
+    "--config=demo_small",
+    "--config.cohort.phantom.n_patients=90",
+    f"--config.models={MODELS}",
+    "--config.embed.anchors=64",
+    "--config.embed.shard_rows=64",
+    "--config.audit.bootstrap_replicates=200",
+    "--config.audit.pool_sizes=10,50",
+    "--config.probe.bootstrap_replicates=100",
+    "--config.probe.max_iterations=50",
+    "--config.heads.mechanism.iterations=5",
+    "--config.heads.mechanism.expected_batch_size=8",
+    "--config.report.headline_pool=50",
+]
+
+
+def relink(*words: str) -> int:
+    return cli.main(list(words))
+
+
+def recalls_at_ten(document):
+    return [entry["value"] for entry in document["metrics"] if entry["name"] == "recall" and entry["N"] == 10 and entry["direction"] == "i2r"]
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    """A finished demo in a workdir."""
+    workdir = tmp_path_factory.mktemp("road") / "run"
+    assert relink("demo", *SMALL, f"--workdir={workdir}") == 0
+    return workdir
+
+
+@pytest.fixture
+def copy(road, tmp_path):
+    """A copy that a test may damage."""
+    shutil.copytree(road, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_results_cover_models_arms_and_sites(road):
+    stems = {schema.stem(document) for document in schema.load_results(road / "results")}
+    arms = [("phantom-0-untrained", "original"), *(("phantom-3-specialist", arm) for arm in ("original", "random", "dp", "noise_only"))]
+    assert stems == {f"{model}__{arm}__{site}" for model, arm in arms for site in ("phantom-A-test", "phantom-B-external")}
+
+
+def test_dp_results_carry_the_calibrated_epsilon_and_their_paired_change(road):
+    document = json.loads((road / "results" / "phantom-3-specialist__dp__phantom-A-test.json").read_text())
+    assert document["model"]["dp"]["epsilon"] == pytest.approx(0.34, abs=2e-3)
+    assert {entry["against"].split("__")[1] for entry in document["paired"]} == {"original", "noise_only"}
+    assert document["utility"]["paired"][0]["against"] == "original"
+    assert document["data"]["exposure"] == {"unseen": document["data"]["n_studies"]}
+
+
+def test_everything_in_the_workdir_is_private(road):
+    for path in road.rglob("*"):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode & 0o077 == 0, path.name
+
+
+def test_no_raw_identifier_or_report_text_leaves_the_cohort(road):
+    texts = (road / "phantom" / "pairs.csv").read_text()
+    identifiers = {line.split(",")[1] for line in texts.splitlines()[1:20]}
+    for path in [*road.glob("results/*.json"), *road.glob("report/*"), *road.glob("heads/*/*/*.json")]:
+        content = path.read_text()
+        assert not any(f'"{one}"' in content for one in identifiers)
+        assert "pleural effusion is seen" not in content
+
+
+def test_a_second_run_changes_nothing(road, capsys):
+    before = {
+        path: path.stat().st_mtime_ns for folder in ("features", "heads", "models", "embeddings") for path in (road / folder).rglob("*") if path.is_file()
+    }
+    assert relink("demo", *SMALL, f"--workdir={road}") == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert "page: " in capsys.readouterr().out
+
+
+def test_check_recomputes_every_number_and_catches_a_changed_one(copy, capsys):
+    assert relink("report", "--check", *SMALL, f"--workdir={copy}") == 0
+    assert "all agree" in capsys.readouterr().out
+    path = next((copy / "results").glob("*dp*A-test.json"))
+    document = json.loads(path.read_text())
+    entry = next(entry for entry in document["metrics"] if entry["name"] == "recall")
+    entry["value"] += 0.01
+    path.write_text(json.dumps(document))
+    assert relink("report", "--check", *SMALL, f"--workdir={copy}") == 74
+    assert "does not come out again" in capsys.readouterr().err
+
+
+def test_a_damaged_feature_shard_is_refused_and_names_itself(copy, capsys):
+    shutil.rmtree(copy / "embeddings")
+    shard = next((copy / "features" / "phantom-3-specialist" / "images").glob("*.safetensors"))
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 8
+    shard.write_bytes(bytes(content))
+    assert relink("audit", *SMALL, f"--workdir={copy}") == 74
+    assert f"shard corrupted in images/{shard.name}" in capsys.readouterr().err
+
+
+def test_embedding_again_after_losing_a_shard_gives_the_same_bytes(copy):
+    directory = copy / "features" / "phantom-3-specialist" / "images"
+    shard = sorted(directory.glob("*.safetensors"))[1]
+    content, manifest = shard.read_bytes(), (directory / "manifest.json").read_bytes()
+    shard.unlink()
+    assert relink("embed", *SMALL, f"--workdir={copy}") == 0
+    assert shard.read_bytes() == content
+    assert (directory / "manifest.json").read_bytes() == manifest
+
+
+def test_heads_of_other_settings_are_refused_not_retrained(road, capsys):
+    assert relink("heads", *SMALL, "--config.heads.mechanism.target_epsilon=1", f"--workdir={road}") == 74
+    assert "settings" in capsys.readouterr().err
+
+
+def test_another_cohort_in_the_same_workdir_is_refused(road, capsys):
+    assert relink("cohort", *SMALL, "--config.cohort.phantom.seed=8", f"--workdir={road}") == 74
+    assert "cohort.phantom.seed 7 (now 8)" in capsys.readouterr().err
+
+
+def test_stages_out_of_order_say_which_one_is_missing(tmp_path, capsys):
+    assert relink("audit", *SMALL, f"--workdir={tmp_path / 'w'}") == 74
+    assert "run" in capsys.readouterr().err
+
+
+def test_accountants_prints_the_runs_side_by_side(road, capsys):
+    assert relink("accountants", str(road / "heads"), str(road / "heads" / "phantom-3-specialist" / "dp")) == 0
+    out = capsys.readouterr().out
+    assert "patient" in out
+    assert "0.34" in out
+    assert relink("accountants") == 2
+    assert relink("accountants", str(road / "cohort")) == 74
+
+
+def test_a_user_table_goes_the_same_road(road, tmp_path, capsys):
+    table = [
+        "--config=demo_small",
+        f"--config.models={MODELS}",
+        "--config.cohort.source=table",
+        f"--config.cohort.table={road / 'phantom' / 'pairs.csv'}",
+        f"--config.cohort.image_root={road / 'phantom'}",
+        "--config.cohort.name=mine",
+        "--config.mitigate=",
+        "--config.audit.pool_sizes=10",
+        "--config.audit.bootstrap_replicates=100",
+    ]
+    for stage in ("cohort", "convert", "embed", "audit"):
+        assert relink(stage, *table, f"--workdir={tmp_path / 'w'}") == 0
+    ours = json.loads((tmp_path / "w" / "results" / "phantom-3-specialist__original__mine-A-test.json").read_text())
+    theirs = json.loads((road / "results" / "phantom-3-specialist__original__phantom-A-test.json").read_text())
+    assert recalls_at_ten(ours) == recalls_at_ten(theirs)
+    assert ours["data"]["synthetic"] is False
+
+
+def test_embeddings_brought_along_need_no_encoder(tmp_path):
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "vectors"
+    folder.mkdir()
+    texts = generator.standard_normal((40, 16)).astype(np.float32)
+    study = np.repeat(np.arange(40), 2)
+    images = texts[study] + generator.standard_normal((80, 16)).astype(np.float32)
+    np.savez(folder / "embeddings.npz", images=images, texts=texts, image_study=study, text_study=np.arange(40), patient=np.arange(40) // 2)
+    code = (
+        "import sys; from relink_jax import cli; "
+        f"code = cli.main(['audit', '--embeddings={folder}', '--config.audit.pool_sizes=10', '--workdir={tmp_path / 'w'}']); "
+        "print(sorted({'flax', 'torch', 'transformers', 'tensorflow', 'PIL'} & set(sys.modules))); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "RELINK_PROGRESS": "0"}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("[]")
+    assert "recall" in done.stdout
+    assert list((tmp_path / "w" / "results").glob("*.json"))
