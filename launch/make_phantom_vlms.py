@@ -16,7 +16,7 @@ from relink_jax.store import digests
 
 _OUT = flags.DEFINE_string("out", None, "directory that gets one subdirectory per model", required=True)
 _PATIENTS = flags.DEFINE_integer("patients", 30_000, "synthetic patients to draw; those of site A (72 %) are used", lower_bound=50)
-_MINUTES = flags.DEFINE_float("minutes", 60.0, "wall time of the training, all rungs together", lower_bound=0.1)
+_MINUTES = flags.DEFINE_float("minutes", 30.0, "wall time of the training, all rungs together", lower_bound=0.1)
 _STEPS = flags.DEFINE_integer("steps", 0, "training steps of all rungs together; 0 trains by --minutes", lower_bound=0)
 _SEED = flags.DEFINE_integer("seed", 20_001, "seed of population, initialisation and batches; validation uses the next seed")
 

@@ -86,10 +86,11 @@ class MechanismConfig:
     target_epsilon: float = option(0.34, "epsilon to calibrate the noise to")
     target_delta: float = option(6e-6, "delta of the guarantee")
     l2_norm_clip: float = option(1.0, "bound C on each record's gradient norm")
-    expected_batch_size: int = option(128, "q times the number of units: the public divisor")
+    expected_batch_size: int = option(0, "q times the number of units: the public divisor; 0 takes a third of the units, at most 256")
     iterations: int = option(60, "noisy steps")
     temperature: float = option(0.1, "softmax temperature tau of the objective")
-    learning_rate: float = option(0.5, "step size of the optimizer")
+    learning_rate: float = option(0.0, "step size of the optimizer; 0 derives it from relative_displacement (sgd only)")
+    relative_displacement: float = option(1.5, "how far noise alone moves the heads, as a multiple of their norm; public, sets the step size")
     optimizer: str = option("sgd", "optax optimizer on the noisy gradient: sgd or adam")
 
 
@@ -158,6 +159,8 @@ class RunConfig:
         _choice("heads.train_split", self.heads.train_split, SPLITS)
         for arm in self.arms:
             _choice("arms", arm, ARMS)
+        if self.heads.mechanism.optimizer != "sgd" and self.heads.mechanism.learning_rate == 0:
+            raise errors.UsageError("step size missing in config field 'heads.mechanism.learning_rate': expected a positive number with adam, found 0")
         if self.mitigate and self.mitigate not in self.models:
             raise errors.UsageError(errors.describe("model to mitigate", "config field 'mitigate'", f"one of models {list(self.models)}", repr(self.mitigate)))
         if self.cohort.source == "table" and not self.cohort.table:
@@ -200,10 +203,11 @@ def _ranges(config: RunConfig) -> list[tuple[str, float, float, float]]:
         ("heads.mechanism.target_epsilon", mechanism.target_epsilon, 1e-4, 1e4),
         ("heads.mechanism.target_delta", mechanism.target_delta, tiny, 0.1),
         ("heads.mechanism.l2_norm_clip", mechanism.l2_norm_clip, tiny, big),
-        ("heads.mechanism.expected_batch_size", mechanism.expected_batch_size, 1, big),
+        ("heads.mechanism.expected_batch_size", mechanism.expected_batch_size, 0, big),
         ("heads.mechanism.iterations", mechanism.iterations, 1, big),
         ("heads.mechanism.temperature", mechanism.temperature, 1e-4, 1e4),
-        ("heads.mechanism.learning_rate", mechanism.learning_rate, tiny, 1e6),
+        ("heads.mechanism.learning_rate", mechanism.learning_rate, 0, 1e6),
+        ("heads.mechanism.relative_displacement", mechanism.relative_displacement, 1e-6, 1e6),
         ("heads.performance.chunk", config.heads.performance.chunk, 1, big),
         ("probe.max_iterations", config.probe.max_iterations, 1, big),
         ("probe.bootstrap_replicates", config.probe.bootstrap_replicates, 100, 1e6),

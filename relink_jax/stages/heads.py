@@ -13,8 +13,8 @@ from relink_jax import config as config_lib
 from relink_jax import errors
 from relink_jax import heads as heads_lib
 from relink_jax.cohort import schema
+from relink_jax.privacy import accounting, controls, objectives, sampling, training
 from relink_jax.privacy import ledger as ledger_lib
-from relink_jax.privacy import objectives, training
 from relink_jax.stages import context
 from relink_jax.store import digests, files
 from relink_jax.store import workdir as workdir_lib
@@ -100,16 +100,35 @@ def _train(
     bank = objectives.PublicBank(anchors, provenance="synthetic reports of relink_jax.cohort.phantom.anchor_texts, no patient's text")
     _, units = np.unique(cohort.study_patient[studies], return_inverse=True)
     files.make_dir(directory)
+    n_units = len(np.unique(units)) if config.heads.mechanism.unit == "patient" else len(units)
     return training.train_heads(
         original,
         context.features(found, config.mitigate, "images")[chosen.images],
         context.features(found, config.mitigate, "texts")[cohort.study_text[studies]],
         units.astype(np.int32),
         bank,
-        **dataclasses.asdict(config.heads.mechanism),
+        **_resolved(config.heads.mechanism, original, n_units),
         data=arm != "noise_only",
         clipping=config.heads.performance.clipping,
         chunk=config.heads.performance.chunk,
         ledger_path=directory / ledger_lib.FILE_NAME,
         dataset={"name": cohort.name, "synthetic": cohort.synthetic, "split": config.heads.train_split, "site": config.heads.train_site},
     )
+
+
+def _resolved(mechanism: config_lib.MechanismConfig, original: heads_lib.Heads, n_units: int) -> dict[str, Any]:
+    """Returns the arguments of `train_heads`, with batch size and step size derived where they are 0, from public numbers only."""
+    arguments = dataclasses.asdict(mechanism)
+    relative = arguments.pop("relative_displacement")
+    batch = arguments["expected_batch_size"] = mechanism.expected_batch_size or min(256, max(1, n_units // 3))
+    if mechanism.learning_rate == 0:
+        q = sampling.sampling_probability(batch, n_units)
+        arguments["learning_rate"] = controls.learning_rate_for(
+            original,
+            relative,
+            iterations=mechanism.iterations,
+            noise_multiplier=accounting.calibrate(q, mechanism.iterations, mechanism.target_epsilon, mechanism.target_delta),
+            l2_norm_clip=mechanism.l2_norm_clip,
+            expected_batch_size=batch,
+        )
+    return arguments

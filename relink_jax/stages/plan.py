@@ -44,10 +44,10 @@ def describe(plans: dict[str, list[plan.Line]]) -> str:
 
 
 def _heads_plan(mechanism: config_lib.MechanismConfig) -> list[plan.Line]:
+    batch = f"{mechanism.expected_batch_size:,}" if mechanism.expected_batch_size else "a third of the units"
     return [
         plan.Line("epsilon to be spent", f"{mechanism.target_epsilon:g}", f"at delta {mechanism.target_delta:g}, per {mechanism.unit}, add or remove"),
-        plan.Line("noisy steps", f"{mechanism.iterations:,}", f"expected batch {mechanism.expected_batch_size:,}, clip {mechanism.l2_norm_clip:g}"),
-        plan.Line("records differentiated", f"{mechanism.iterations * mechanism.expected_batch_size:,}", "iterations x expected batch size"),
+        plan.Line("noisy steps", f"{mechanism.iterations:,}", f"expected batch {batch}, clip {mechanism.l2_norm_clip:g}"),
     ]
 
 

@@ -1,0 +1,1 @@
+"""Frozen towers in Flax, strict conversion, preprocessing and embedding."""

@@ -1,0 +1,166 @@
+"""Conversion is strict in both directions and can be undone."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tiny_clip
+
+from relink_jax import errors
+from relink_jax.encoders import convert, rules, zoo
+from relink_jax.store import checkpoints, digests
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tiny_clip.write(tmp_path / "tiny")
+
+
+def _changed(directory, change):
+    tensors = tiny_clip.load(directory)
+    change(tensors)
+    tiny_clip.save(directory, tensors)
+    return zoo.from_directory(directory)
+
+
+def test_every_parameter_is_filled_with_the_right_tensor(directory):
+    converted, tensors = convert.convert(zoo.from_directory(directory)), tiny_clip.load(directory)
+    image = converted.params["image"]
+    np.testing.assert_array_equal(
+        image["encoder"]["block_1"]["self_attn"]["k_proj"]["kernel"], tensors["vision_model.encoder.layers.1.self_attn.k_proj.weight"].T
+    )
+    np.testing.assert_array_equal(image["patch_embedding"]["kernel"][1, 2, 0], tensors["vision_model.embeddings.patch_embedding.weight"][:, 0, 1, 2])
+    np.testing.assert_array_equal(converted.heads["text"]["kernel"], tensors["text_projection.weight"].T)
+    assert converted.logit_scale == 2.5
+    sizes = checkpoints.flatten({**converted.params, "heads": converted.heads})
+    assert converted.provenance["parameters"] == sum(array.size for array in sizes.values()) + 1
+    assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in sizes.values())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_export_undoes_conversion_byte_for_byte(tmp_path, dtype):
+    directory = tiny_clip.write(tmp_path / "tiny", dtype=dtype)
+    converted = convert.convert(zoo.from_directory(directory))
+    state = convert.export_state(converted.params, converted.heads, converted.logit_scale)
+    source = tiny_clip.load(directory)
+    assert state.keys() == source.keys()
+    for key, array in source.items():
+        assert state[key].astype(dtype).tobytes() == array.tobytes(), key
+    convert.write_checkpoint(tmp_path / "again" / "model.safetensors", state, dtype)
+    assert digests.arrays_digest(tiny_clip.load(tmp_path / "again")) == digests.arrays_digest(source)
+
+
+def test_provenance_is_json_and_names_source_and_rules(directory):
+    provenance = convert.convert(zoo.from_directory(directory)).provenance
+    assert json.loads(json.dumps(provenance)) == provenance
+    assert provenance["source_sha256"] == digests.file_digest(directory / "model.safetensors")
+    assert provenance["rules_sha256"] == rules.HF_CLIP.digest()
+    assert provenance["source_dtypes"] == ["F32"]
+
+
+def test_position_ids_are_ignored_and_recorded(directory):
+    key = "text_model.embeddings.position_ids"
+    spec = _changed(directory, lambda tensors: tensors.update({key: np.arange(24)[None]}))
+    assert convert.convert(spec).provenance["ignored"] == [key]
+
+
+def test_an_unknown_key_is_refused(directory):
+    spec = _changed(directory, lambda tensors: tensors.update({"vision_model.adapter.weight": np.zeros(3, np.float32)}))
+    with pytest.raises(errors.DataError, match=r"unexpected keys .* found 1: vision_model.adapter.weight"):
+        convert.convert(spec)
+
+
+def test_a_missing_key_is_refused(directory):
+    spec = _changed(directory, lambda tensors: tensors.pop("text_model.encoder.layers.1.mlp.fc2.bias"))
+    with pytest.raises(errors.DataError, match=r"missing 1: text_model.encoder.layers.1.mlp.fc2.bias"):
+        convert.convert(spec)
+
+
+def test_a_layer_the_config_does_not_have_is_refused(directory):
+    def add_layer(tensors):
+        tensors.update({key.replace("layers.1", "layers.2"): array.copy() for key, array in list(tensors.items()) if "vision_model.encoder.layers.1" in key})
+
+    with pytest.raises(errors.DataError, match=r"unexpected 16: .*layers.2"):
+        convert.convert(_changed(directory, add_layer))
+
+
+def test_a_wrong_shape_is_refused_in_the_source_layout(directory):
+    key = "vision_model.encoder.layers.0.mlp.fc1.weight"
+    spec = _changed(directory, lambda tensors: tensors.update({key: np.ascontiguousarray(tensors[key].T)}))
+    with pytest.raises(errors.DataError, match=rf"{key}.*expected \[40, 24\], found \[24, 40\]"):
+        convert.convert(spec)
+
+
+def test_a_tensor_of_another_rank_is_refused(directory):
+    key = "visual_projection.weight"
+    with pytest.raises(errors.DataError, match=r"tensor rank .* expected 2 dimensions, found 1"):
+        convert.convert(_changed(directory, lambda tensors: tensors.update({key: tensors[key].ravel()})))
+
+
+def test_an_integer_tensor_is_refused(directory):
+    key = "vision_model.post_layernorm.bias"
+    with pytest.raises(errors.DataError, match=r"tensor dtype .* expected F16 or F32, found I64"):
+        convert.convert(_changed(directory, lambda tensors: tensors.update({key: np.zeros(24, np.int64)})))
+
+
+def test_weights_that_are_not_finite_are_refused(directory):
+    def spoil(tensors):
+        tensors["text_projection.weight"][0, 0] = np.nan
+
+    with pytest.raises(errors.DataError, match=r"text_projection.weight.*expected finite numbers, found 1"):
+        convert.convert(_changed(directory, spoil))
+
+
+def test_an_unknown_layout_is_refused(directory):
+    tiny_clip.save(directory, {"visual.proj": np.zeros((4, 4), np.float32)})
+    with pytest.raises(errors.DataError, match=r"unknown layout .* found model_type 'clip' with keys 1: visual.proj"):
+        convert.convert(zoo.from_directory(directory))
+
+
+def test_a_truncated_file_is_refused(directory):
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(errors.DataError, match=r"weights unreadable .* expected a whole safetensors file"):
+        convert.convert(zoo.from_directory(directory))
+
+
+def test_a_missing_file_is_refused(directory):
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(errors.DataError, match=r"weights missing in model directory 'tiny'"):
+        convert.convert(zoo.from_directory(directory))
+
+
+def test_a_wrong_digest_is_refused_before_the_file_is_opened(directory):
+    (directory / "model.safetensors").write_bytes(b"not a checkpoint at all")
+    spec = dataclasses.replace(zoo.from_directory(directory), sha256="0" * 64)
+    with pytest.raises(errors.DataError, match=r"weights changed in tiny/model.safetensors: expected SHA-256 000000000000"):
+        convert.convert(spec)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "siglip"}, "expected 'clip', found 'siglip'"),
+        ({"vision_config": None}, "section missing"),
+        ({"vision_config": {**tiny_clip.VISION, "patch_size": 5}}, "expected a divisor of 32, found 5"),
+        ({"vision_config": {**tiny_clip.VISION, "hidden_size": 25}}, "width divisible by the heads"),
+        ({"text_config": {"hidden_act": None}}, "text_config.hidden_act"),
+        ({"text_config": {"layer_norm_eps": 0}}, "text_config.layer_norm_eps"),
+        ({"text_config": {"vocab_size": "many"}}, "text_config.vocab_size"),
+        ({"text_config": {"vocab_size": 7}, "text_config_dict": {"vocab_size": 8}}, "different vocab_size"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_refused(directory, change, message):
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(errors.DataError, match=message):
+        zoo.from_directory(directory)
+
+
+def test_fields_left_out_of_a_config_have_the_formats_defaults(directory):
+    (directory / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": {}, "text_config": {}}))
+    spec = zoo.from_directory(directory)
+    assert (spec.image.stack.width, spec.image.positions, spec.text.vocab_size, spec.text.eos_token_id, spec.dim) == (768, 50, 49408, 49407, 512)
+    shapes = convert.target_shapes(spec)
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 151_277_313
