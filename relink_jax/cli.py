@@ -7,6 +7,7 @@ name of the right one. Every stage is also a plain function: `relink_jax.stages.
 
 import importlib
 import importlib.util
+import json
 import os
 import pathlib
 import sys
@@ -79,17 +80,23 @@ def launch(stage: str, arguments: Sequence[str]) -> int:
 
 
 def parse(stage: str, arguments: Sequence[str]) -> tuple[config_lib.RunConfig, str, list[str], dict[str, Any]]:
-    """Returns (config with overrides applied, workdir, positional words, stand-alone flags); `UsageError` on any wrong name or value."""
+    """Returns (config with overrides applied, workdir, positional words, stand-alone flags).
+
+    Overrides are laid over the config that `--config` names; without it, over the one the workdir recorded, so that a later
+    stage needs no flag of an earlier one repeated; and in a fresh workdir over `demo`.
+
+    Raises: UsageError on any wrong name or value; StoreError: the recorded config is unreadable.
+    """
     from absl import flags
     from ml_collections import config_flags
 
     described = STAGES[stage]
     words = [_expand(word) for word in arguments]
-    if not any(word.startswith("--config=") for word in words):
-        words.insert(0, f"--config={config_path('demo')}")
+    name, words = _take(words, "config")
     _check_names(stage, words)
+    base = _base_config(name, _take(words, "workdir")[0])
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", None, "run configuration", flag_values=values, sys_argv=["relink", *words], lock_config=False)
+    holder = config_flags.DEFINE_config_dataclass("config", base, "run configuration", flag_values=values, sys_argv=["relink", *words])
     flags.DEFINE_string("workdir", "", "directory of the run", flag_values=values)
     for alias in described.aliases:
         define = flags.DEFINE_boolean if alias.boolean else flags.DEFINE_string
@@ -99,8 +106,6 @@ def parse(stage: str, arguments: Sequence[str]) -> tuple[config_lib.RunConfig, s
         config = holder.value
     except (flags.Error, ValueError, TypeError, SyntaxError, AttributeError) as error:
         raise errors.UsageError(f"wrong flag on the command line of 'relink {stage}': {_one_line(error)}") from error
-    if not isinstance(config, config_lib.RunConfig):
-        raise errors.UsageError(errors.describe("config file", "--config", "get_config() returning a RunConfig", type(config).__name__))
     if rest and not described.positional:
         raise errors.UsageError(errors.describe("extra words", f"'relink {stage}'", "flags only", f"{len(rest)} other words"))
     alone = {alias.flag: values[alias.flag].value for alias in described.aliases if not alias.path}
@@ -115,15 +120,38 @@ def parse(stage: str, arguments: Sequence[str]) -> tuple[config_lib.RunConfig, s
 def config_path(name: str) -> pathlib.Path:
     """Returns the file of a shipped configuration (by name) or the given file; `UsageError` with a suggestion otherwise."""
     direct = pathlib.Path(name)
-    if name.endswith(".py"):
+    if name.endswith((".py", ".json")):
         if not direct.is_file():
-            raise errors.UsageError(errors.describe("config file missing", "--config", "a Python file with get_config()", f"no file {direct.name!r}"))
+            raise errors.UsageError(errors.describe("config file missing", "--config", "a Python file with get_config(), or JSON", f"no file {direct.name!r}"))
         return direct
     shipped = _config_dir() / f"{name}.py"
     if not shipped.is_file():
         known = config_names()
-        raise errors.UsageError(f"unknown config {name!r} in --config: expected a .py file or one of {', '.join(known)}{errors.suggest(name, known)}")
+        raise errors.UsageError(f"unknown config {name!r} in --config: expected a file or one of {', '.join(known)}{errors.suggest(name, known)}")
     return shipped
+
+
+def load_config(path: pathlib.Path) -> config_lib.RunConfig:
+    """Returns the run of a Python file's `get_config()`, or of the JSON that a run recorded; `UsageError` when it is neither."""
+    if path.suffix == ".json":
+        try:
+            return config_lib.from_dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise errors.UsageError(errors.describe("config file", f"--config file {path.name!r}", "a recorded config.json", _one_line(error))) from error
+    spec = importlib.util.spec_from_file_location(f"relink_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise errors.UsageError(errors.describe("config file", "--config", "a Python file", repr(path.name)))
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:  # the file is the user's code: whatever it raises is told as one sentence
+        raise errors.UsageError(
+            errors.describe("config file", f"--config file {path.name!r}", "get_config() returning a RunConfig", f"{type(error).__name__}: {_one_line(error)}")
+        ) from error
+    if not isinstance(config, config_lib.RunConfig):
+        raise errors.UsageError(errors.describe("config file", "--config", "get_config() returning a RunConfig", type(config).__name__))
+    return config
 
 
 def config_names() -> list[str]:
@@ -139,10 +167,31 @@ def _stage_main(stage: str) -> Callable[[Sequence[str]], int]:
 
 
 def _expand(word: str) -> str:
-    head, equals, value = word.partition("=")
-    if head in ("--config", "-config") and equals:
-        return f"--config={config_path(value)}"
     return f"-{word}" if word.startswith("-") and not word.startswith("--") and len(word) > 2 and not word[1].isdigit() else word
+
+
+def _take(words: Sequence[str], flag: str) -> tuple[str, list[str]]:
+    """Returns (the last value of `--flag=VALUE` or `--flag VALUE`, the words without it)."""
+    value, rest, pending = "", [], False
+    for word in words:
+        head, equals, text = word.partition("=")
+        if pending:
+            value, pending = word, False
+        elif head == f"--{flag}":
+            value, pending = text, not equals
+        else:
+            rest.append(word)
+    if pending:
+        raise errors.UsageError(errors.describe("value missing", f"flag '--{flag}' on the command line", f"--{flag}=VALUE", "nothing"))
+    return value, rest
+
+
+def _base_config(name: str, workdir: str) -> config_lib.RunConfig:
+    """Returns the named config, else the one recorded in the workdir, else `demo`."""
+    recorded = pathlib.Path(workdir, "config.json") if workdir else None
+    if not name and recorded is not None and recorded.is_file():
+        return load_config(recorded)
+    return load_config(config_path(name or "demo"))
 
 
 def _check_names(stage: str, words: Sequence[str]) -> None:
@@ -185,6 +234,8 @@ def _coerce_tuples(config: config_lib.RunConfig) -> None:
             continue
         kind = type(wanted[0])
         found = field.default if isinstance(field.default, tuple) else (field.default,)
+        if kind is str:
+            found = tuple(part.strip() for element in found for part in str(element).split(","))
         try:
             config_lib.assign(config, field.path, tuple(kind(element) for element in found))
         except (TypeError, ValueError) as error:

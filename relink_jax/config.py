@@ -90,7 +90,7 @@ class MechanismConfig:
     iterations: int = option(60, "noisy steps")
     temperature: float = option(0.1, "softmax temperature tau of the objective")
     learning_rate: float = option(0.0, "step size of the optimizer; 0 derives it from relative_displacement (sgd only)")
-    relative_displacement: float = option(1.5, "how far noise alone moves the heads, as a multiple of their norm; public, sets the step size")
+    relative_displacement: float = option(2.0, "how far noise alone moves the heads, as a multiple of their norm; public, sets the step size")
     optimizer: str = option("sgd", "optax optimizer on the noisy gradient: sgd or adam")
 
 
@@ -253,3 +253,27 @@ def to_dict(config: Any) -> dict[str, Any]:
     """Returns the resolved config as JSON-ready nested dicts (tuples become lists)."""
     resolved: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return resolved
+
+
+def from_dict(recorded: dict[str, Any]) -> RunConfig:
+    """Returns the config that `to_dict` recorded; a field it lacks keeps its default.
+
+    Raises: ValueError: a field that there is none of; TypeError: not a dict.
+    """
+    config = RunConfig()
+    _fill(config, recorded, "")
+    return config
+
+
+def _fill(config: Any, recorded: Any, prefix: str) -> None:
+    if not isinstance(recorded, dict):
+        raise TypeError(f"expected named fields at {prefix or 'the top'!r}, found {type(recorded).__name__}")
+    known = {field.name for field in dataclasses.fields(config)}
+    for name, value in recorded.items():
+        if name not in known:
+            raise ValueError(f"unknown field {prefix + name!r}{errors.suggest(name, sorted(known))}")
+        current = getattr(config, name)
+        if dataclasses.is_dataclass(current):
+            _fill(current, value, f"{prefix}{name}.")
+        else:
+            setattr(config, name, tuple(value) if isinstance(current, tuple) else type(current)(value))

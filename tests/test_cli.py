@@ -1,5 +1,7 @@
 """The command line: help that teaches, did-you-mean, exit codes, overrides, and a fast start."""
 
+import dataclasses
+import json
 import os
 import pathlib
 import subprocess
@@ -87,6 +89,36 @@ def test_config_file_must_return_a_run_config(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("def get_config():\n    return {'a': 1}\n")
     with pytest.raises(errors.UsageError, match="RunConfig"):
+        cli.parse("audit", [f"--config={path}"])
+
+
+def test_names_in_a_list_are_split_at_commas():
+    parsed, *_ = cli.parse("audit", ["--config.models=one-model, another", "--config.mitigate="])
+    assert parsed.models == ("one-model", "another")
+
+
+def test_without_a_config_the_workdirs_own_is_used_and_a_named_one_wins(tmp_path):
+    recorded = config.RunConfig(name="mine", embeddings="vectors")
+    recorded.audit.pool_sizes = (10, 30)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict(recorded)))
+    assert cli.parse("report", [f"--workdir={tmp_path}"])[0] == recorded
+    assert cli.parse("report", ["--workdir", str(tmp_path), "--config.audit.level=0.9"])[0].audit == dataclasses.replace(recorded.audit, level=0.9)
+    assert cli.parse("report", [f"--workdir={tmp_path}", "--config", "demo_small"])[0].name == "demo_small"
+    assert cli.parse("report", [f"--config={tmp_path / 'config.json'}"])[0] == recorded
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"audit": {"level": "much"}}', '{"audit": 3}', '{"audt": {}}'])
+def test_a_config_file_that_is_none_says_so_in_one_sentence(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(errors.UsageError, match=r"config file in --config file 'config\.json'"):
+        cli.parse("report", [f"--workdir={tmp_path}"])
+
+
+def test_an_error_inside_a_config_file_is_told_as_one_sentence(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("def get_config():\n    return missing\n")
+    with pytest.raises(errors.UsageError, match="NameError"):
         cli.parse("audit", [f"--config={path}"])
 
 

@@ -74,6 +74,10 @@ def from_columns(columns: Mapping[str, np.ndarray]) -> dict[str, Queries]:
 
 
 def patients(tables: Mapping[str, Queries]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Returns (sorted patient keys over all directions, patient number per query of each direction)."""
-    names = np.unique(np.concatenate([queries.patient_key.astype(str) for queries in tables.values()]))
-    return names, {direction: np.searchsorted(names, queries.patient_key.astype(str)) for direction, queries in tables.items()}
+    """Returns (patient keys in order of first appearance, patient number per query of each direction).
+
+    Numbers follow the rows, not the keys: keys differ between workdirs, and the bootstrap must draw the same patients in each.
+    """
+    number: dict[str, int] = {}
+    found = {direction: np.array([number.setdefault(str(key), len(number)) for key in queries.patient_key], np.int64) for direction, queries in tables.items()}
+    return np.array(list(number)), found

@@ -17,6 +17,7 @@ class Strong:
 Fragments = list[str | values.Number | Strong]
 
 HEADS = {"original": "original heads", "none": "as given", "dp": "DP-SGD heads", "noise_only": "noise only, no data", "random": "random heads"}
+ONE_DRAW = "Each arm is one draw of the noise; the interval is over patients, and another draw would move both."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,14 +103,16 @@ def _ladder(evidence: Evidence) -> Answer | None:
     numbers = [_must(lift) for lift in lifts]
     steps = list(zip(rows, rows[1:], numbers, numbers[1:], cells, cells[1:], strict=False))
     rises = all(_value(upper) > _value(lower) for _, _, lower, upper, _, _ in steps)
-    apart = all(a.high is not None and b.low is not None and _value(b.low) > _value(a.high) for *_, a, b in steps)
+    overlaps = [(a.model, b.model) for a, b, _, _, below, above in steps if below.high is None or above.low is None or _value(above.low) <= _value(below.high)]
     body: Fragments = ["Lift over chance at N = ", _must(evidence.single(rows[0], dataset, "count", "N", pool)), ", in rising specialisation: "]
     for index, (row, number) in enumerate(zip(rows, numbers, strict=True)):
         body += [", " if index else "", f"{row.model} ", number]
     if not rises:
         falls = [b.model for _, b, lower, upper, _, _ in steps if _value(upper) <= _value(lower)]
         return Answer("Does linkage rise with specialisation?", "No", [*body, f". It does not rise at {', '.join(falls)}."])
-    note = ". The intervals of neighbouring models do not overlap." if apart else ". The intervals of some neighbouring models overlap."
+    note = ". The intervals of neighbouring models do not overlap."
+    if overlaps:
+        note = f". The intervals of {overlaps[0][0]} and {overlaps[0][1]} overlap{', as do others' if len(overlaps) > 1 else ''}."
     return Answer("Does linkage rise with specialisation?", "Yes", [*body, note])
 
 
@@ -189,12 +192,16 @@ def _noise(evidence: Evidence) -> Answer | None:
         return Answer(
             question,
             "It kept linkage",
-            [*body, "Training on the data left more linkage than the same noise alone: the fall comes from the noise, and the gradients give part of it back."],
+            [
+                *body,
+                "These heads keep more linkage than noise of the same size alone: the fall comes from the noise, and the gradients give part of it back. ",
+                ONE_DRAW,
+            ],
         )
     if high < 0:
-        return Answer(question, "Yes", [*body, "Training on the data lowered linkage beyond what the same noise does alone."])
-    told = "The interval includes zero: at this cohort size DP gradients cannot be told from noise. The protection shown here comes from the noise, not from learning."
-    return Answer(question, "Not distinguishable", [*body, told])
+        return Answer(question, "Yes", [*body, "These heads link less than noise of the same size alone leaves. ", ONE_DRAW])
+    told = "The interval includes zero: at this cohort size DP gradients cannot be told from noise. The protection shown here comes from the noise, not from learning. "
+    return Answer(question, "Not distinguishable", [*body, told, ONE_DRAW])
 
 
 def _price(evidence: Evidence) -> Answer | None:

@@ -124,7 +124,7 @@ def overview(configs: Sequence[str]) -> str:
 def stage_help(stage: str, configs: Sequence[str]) -> str:
     """Returns the text of `relink STAGE --help`: purpose, flags, config fields with defaults, an example."""
     described = STAGES[stage]
-    flags = [("--config=NAME_OR_FILE", f"run configuration (default demo; shipped: {', '.join(configs)})")]
+    flags = [("--config=NAME_OR_FILE", f"run configuration: .py, .json or one of {', '.join(configs)} (default: the one this workdir recorded, else demo)")]
     flags += [("--workdir=DIR", "directory that holds the run; created when missing, refused when it is another run's")] if described.needs_workdir else []
     for alias in described.aliases:
         same = f" (same as --config.{alias.path})" if alias.path else ""

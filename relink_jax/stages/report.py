@@ -9,9 +9,13 @@ from relink_jax import errors
 from relink_jax.audit import result
 from relink_jax.privacy import ledger as ledger_lib
 from relink_jax.report import check as check_lib
+from relink_jax.report import evidence as evidence_lib
 from relink_jax.report import page, schema
+from relink_jax.report.evidence import MATCHED, PAIRED_POOL
 from relink_jax.stages import context
 from relink_jax.store import workdir as workdir_lib
+
+COMPARED = 100  # pool size shown for every dataset beside the headline one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +42,9 @@ def run(config: config_lib.RunConfig, workdir: str, check: bool | None = None) -
         ledgers = {path.relative_to(found.root).as_posix(): ledger_lib.load(path) for path in paths}
         table = headline(documents, config.report.headline_pool)
         if not check:
-            written = page.render(documents, ledgers, found.report, config.report.title, config.report.headline_pool, _command(config, found))
+            written = page.render(
+                documents, ledgers, found.report, config.report.title, config.report.headline_pool, f"relink report --check --workdir={found.root.name}"
+            )
             return Report(table, written)
         compared = sum(_recomputed(found.results / f"{schema.stem(document)}.json") for document in documents)
         compared += check_lib.check(documents, ledgers, found.report)
@@ -53,40 +59,59 @@ def describe(report: Report) -> str:
 
 
 def headline(documents: list[dict[str, Any]], pool: int) -> str:
-    """Returns Recall@1 of every results file at the largest audited pool up to `pool`, matched Recall@1 and probe AUROC, as text."""
-    rows = [("model", "heads", "data", "N", "Recall@1", "95% interval", "chance", "lift", "matched (N)", "probe AUROC")]
-    for document in documents:
-        plain, matched = (_at(document, pool, stratum) for stratum in ("other_patient", "label_matched"))
-        if plain is None:
-            continue
-        probe = {entry["features"]: entry["macro_auroc"] for entry in document["utility"]["probe"]}.get(document["model"]["head"])
-        level = plain["ci"]
+    """Returns the page's main figures as text: per dataset, models in rising specialisation, then the other heads.
+
+    Recall@1 at the dataset's largest pool up to `pool`, the same at N = 100 (or the smallest pool), among label twins with
+    the same queries in random pools beside it, and the probe.
+    """
+    evidence = evidence_lib.Evidence(documents, {}, pool)
+    rows: list[tuple[str, ...]] = []
+    for dataset in evidence.datasets:
+        large = evidence.headline(dataset) or "full"
+        small, matched = _beside(evidence, dataset, large), evidence.matched_pool(dataset)
+        sizes = [size for size in (small, large) if size is not None]
         rows.append(
             (
-                document["model"]["name"],
-                document["model"]["head"],
-                document["data"]["name"],
-                f"{plain['N']:,}",
-                f"{plain['value']:.2%}",
-                f"{level['low']:.2%} to {level['high']:.2%}" if level else "-",
-                f"{plain['chance']:.2%}",
-                f"{plain['lift']:.1f}x",
-                f"{matched['value']:.1%} ({matched['N']:,})" if matched else "-",
-                f"{probe:.4f}" if probe is not None else "-",
+                dataset,
+                "heads",
+                *[f"Recall@1, {_size(size)}" for size in sizes],
+                *[""] * (2 - len(sizes)),
+                "lift",
+                f"label twins only, {_size(matched)}",
+                "probe AUROC",
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+        for row in (*evidence.ladder, *evidence.arms):
+            if evidence.file(row, dataset) is None:
+                continue
+            cells = [_shown(evidence.recall(row, dataset, size), interval=size == large) for size in sizes] + [""] * (2 - len(sizes))
+            twins, paired = (evidence.recall(row, dataset, matched, stratum) for stratum in (MATCHED, PAIRED_POOL))
+            lift = evidence.single(row, dataset, "times", "lift", large)
+            beside = f"{_shown(twins)} ({_shown(paired)} random)" if twins.value else "-"
+            rows.append((row.model, row.head, *cells, lift.text if lift else "-", beside, _shown(evidence.probe(row, dataset))))
+        first = next(row for row in (*evidence.ladder, *evidence.arms) if evidence.file(row, dataset))
+        chances = [evidence.single(first, dataset, "chance", "chance", size) for size in sizes]
+        rows.append(("chance", "", *[chance.text if chance else "-" for chance in chances], *[""] * (2 - len(sizes)), "", "", ""))
+        rows.append(())
+    widths = [max(len(row[column]) for row in rows if row) for column in range(7)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows).rstrip()
 
 
-def _at(document: dict[str, Any], pool: int, stratum: str) -> dict[str, Any] | None:
-    fitting = [
-        entry
-        for entry in document["metrics"]
-        if (entry["name"], entry["k"], entry["direction"], entry["stratum"]) == ("recall", 1, "i2r", stratum) and not entry["full"] and entry["N"] <= pool
-    ]
-    return max(fitting, key=lambda entry: entry["N"], default=None)
+def _beside(evidence: evidence_lib.Evidence, dataset: str, large: int | str) -> int | None:
+    """Returns the pool size shown beside the headline one, so that datasets of different sizes can be compared."""
+    pools = [size for size in evidence.pools(dataset) if large == "full" or size < int(large)]
+    return max((size for size in pools if size <= COMPARED), default=min(pools, default=None))
+
+
+def _size(pool: int | str | None) -> str:
+    return f"N={pool:,}" if isinstance(pool, int) else str(pool or "none")
+
+
+def _shown(cell: evidence_lib.Cell, interval: bool = False) -> str:
+    if cell.value is None:
+        return "-"
+    ends = f" [{cell.low.text}, {cell.high.text}]" if interval and cell.low and cell.high else ""
+    return f"{cell.value.text}{ends}"
 
 
 def _recomputed(path: pathlib.Path) -> int:
@@ -97,7 +122,3 @@ def _recomputed(path: pathlib.Path) -> int:
             errors.describe("number does not come out again", f"results file {path.name!r} at {where}", "the value rebuilt from its Parquet", what)
         )
     return int(found["numbers"])
-
-
-def _command(config: config_lib.RunConfig, found: workdir_lib.Workdir) -> str:
-    return f"relink report --check --config={config.name} --workdir={found.root.name}"

@@ -29,8 +29,10 @@ def fail_at(n: int) -> Iterator[None]:
 
 
 def make_dir(path: pathlib.Path) -> pathlib.Path:
-    """Creates a private directory (0700) with its parents and returns it."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Creates a private directory (0700) with its missing parents, which `mkdir` would leave readable, and returns it."""
+    for missing in reversed([parent for parent in (path, *path.parents) if not parent.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
     return path
 
 

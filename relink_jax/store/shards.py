@@ -70,7 +70,9 @@ class ShardWriter:
         names = [f"shard-{index:05d}" for index in range(_count(self.rows, self.shard_rows))]
         shards = [{"file": f"{name}.safetensors", "sha256": (self.directory / f"{name}.ok").read_text().strip()} for name in names]
         manifest = {"rows": self.rows, "shard_rows": self.shard_rows, "identity": dict(self.identity), "shards": shards}
-        files.write_json(self.directory / _MANIFEST, manifest)
+        path = self.directory / _MANIFEST
+        if not path.exists() or files.read_json(path) != manifest:
+            files.write_json(path, manifest)
         return digests.value_digest(manifest)
 
 

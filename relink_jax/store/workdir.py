@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
+import os
 import pathlib
 import secrets
 from collections.abc import Iterator, Mapping
@@ -92,7 +93,7 @@ def open_workdir(root: str | pathlib.Path, identity: Mapping[str, Any]) -> Workd
 @contextlib.contextmanager
 def locked(workdir: Workdir) -> Iterator[None]:
     """Holds the workdir's lock, so that two runs never write one workdir; `StoreError` when another holds it."""
-    with (workdir.root / ".lock").open("w") as stream:
+    with open(workdir.root / ".lock", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -49,7 +49,7 @@ def test_ladder_verdict(results):
     assert "do not overlap" in body
     entry = recall(find(results, "original", model="phantom-2-reports"))
     entry["ci"]["high"] = 0.6
-    assert "some neighbouring models overlap" in verdicts(results)[question][1]
+    assert "The intervals of phantom-2-reports and phantom-3-specialist overlap." in verdicts(results)[question][1]
     entry["lift"] = 5.0
     assert verdicts(results)[question][0] == "No"
     assert "does not rise at phantom-2-reports" in verdicts(results)[question][1]
