@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # Sourced by demo.sh and test.sh: makes a virtual environment (with uv when present) and installs relink_jax with the
 # pinned versions of constraints/. Usage: prepare_environment EXTRAS ("" or "test"); afterwards $VENV/bin/relink exists.
-# RELINK_VENV names another place than .venv; RELINK_PYTHON another interpreter than the newest of python3.11 to 3.13.
+# RELINK_VENV names another place than .venv; RELINK_PYTHON another interpreter than python3, or
+# the newest of python3.11 to python3.13 where python3 is none of them.
 
 set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="${RELINK_VENV:-$ROOT/.venv}"
 
 find_python() {
-    local name
+    local name needs="sys, ensurepip"
+    if command -v uv >/dev/null 2>&1; then needs="sys"; fi
     for name in ${RELINK_PYTHON:-python3 python3.13 python3.12 python3.11}; do
-        if "$name" -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+        if "$name" -c "import $needs; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null; then
             command -v "$name"
             return 0
         fi

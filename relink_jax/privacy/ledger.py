@@ -66,6 +66,7 @@ def planned(
     device: Mapping[str, Any],
     dataset: Mapping[str, Any],
     settings: Mapping[str, Any],
+    public_tuning_data: str | None = None,
 ) -> dict[str, Any]:
     """Returns the ledger of a run about to start: status 'planned', events and epsilons for all planned steps.
 
@@ -74,6 +75,7 @@ def planned(
         device: kind, count and processes of the accelerators.
         dataset: JSON-ready public description of the cohort (name, split, site, synthetic, overlap_group); no identifiers.
         settings: JSON-ready parameters of the objective, such as its temperature.
+        public_tuning_data: what public data the settings were chosen on, None when on none.
     """
     packages = {name: importlib.metadata.version(name) for name in ("jax", "optax", "dp-accounting", "numpy")}
     ledger: dict[str, Any] = {
@@ -112,7 +114,7 @@ def planned(
         "optimizer": {**optimizer, "n_parameters": n_parameters, "initial_heads_sha256": initial_heads_sha256},
         "data_used": mechanism.data_used,
         "private_metrics_logged": False,
-        "selection": {"tuned": False, "n_trials": 1, "public_tuning_data": None, "event": None},
+        "selection": {"tuned": False, "n_trials": 1, "public_tuning_data": public_tuning_data, "event": None},
         "released": [],
         "earlier": [],
         "steps": {"planned": mechanism.iterations, "executed": 0, "status": "planned", "resumed_from": []},

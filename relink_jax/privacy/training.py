@@ -62,6 +62,7 @@ def train_heads(
     chunk: int = 256,
     ledger_path: pathlib.Path | None = None,
     dataset: Mapping[str, Any] | None = None,
+    public_tuning_data: str | None = None,
     test_seed: int | None = None,
 ) -> TrainedHeads:
     """Returns heads trained with differential privacy from `initial`, with the ledger of what that spent.
@@ -81,6 +82,7 @@ def train_heads(
         data: false for the noise-only control, which sets every gradient to zero and reads no private row.
         ledger_path: where `privacy_ledger.json` is written before the first step and after the last.
         dataset: public description of the cohort for the ledger (name, split, site, synthetic); no identifiers.
+        public_tuning_data: what public data the settings were chosen on, for the ledger; choosing on private data is not recorded here.
         test_seed: fixes all randomness for tests; the ledger then says 'not private'.
 
     Raises:
@@ -124,6 +126,7 @@ def train_heads(
         device={"kind": jax.devices()[0].device_kind, "count": jax.device_count(), "processes": jax.process_count()},
         dataset=dataset or {},
         settings={"temperature": temperature},
+        public_tuning_data=public_tuning_data,
     )
     params = jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), initial)
     bank = jnp.asarray(public.features)

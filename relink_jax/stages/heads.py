@@ -19,6 +19,7 @@ from relink_jax.stages import context
 from relink_jax.store import digests, files
 from relink_jax.store import workdir as workdir_lib
 
+STEP_SIZE_ORIGIN = "default relative_displacement: chosen on the synthetic phantom cohort, whose audit it was looked at for; no patient's data"
 RANDOM_SEED = 1  # of the untrained control's heads; public
 
 
@@ -113,6 +114,7 @@ def _train(
         chunk=config.heads.performance.chunk,
         ledger_path=directory / ledger_lib.FILE_NAME,
         dataset={"name": cohort.name, "synthetic": cohort.synthetic, "split": config.heads.train_split, "site": config.heads.train_site},
+        public_tuning_data=STEP_SIZE_ORIGIN if config.heads.mechanism.learning_rate == 0 else None,
     )
 
 
