@@ -4,6 +4,7 @@
 so a noisy machine disturbs both sides alike; absolute times are not printed.
 """
 
+import os
 import statistics
 import sys
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from relink_jax import heads
 from relink_jax.privacy import clipping, objectives
@@ -101,6 +102,8 @@ def clip(rounds: int) -> list[tuple[str, float]]:
 def main(argv: list[str]) -> None:
     """Prints one ratio per line."""
     del argv
+    logging.set_verbosity(logging.WARNING)
+    os.environ.setdefault("RELINK_PROGRESS", "0")
     rounds = _ROUNDS.value
     print(f"device: {jax.devices()[0].device_kind}, {jax.device_count()} device(s); {rounds} alternating rounds")
     for what, value in counting(_QUERIES.value, _STUDIES.value, _DIM.value, rounds) + clip(rounds):

@@ -108,6 +108,7 @@ class HeadsConfig:
 
     train_split: str = option("train", "split the heads are trained on")
     train_site: str = option("A", "site the heads are trained on; empty for all")
+    noise_draws: int = option(5, "noise-only heads to draw; they read no data, cost no privacy and show how far another draw moves the numbers")
     mechanism: MechanismConfig = option(MechanismConfig, "the DP mechanism")
     performance: PerformanceConfig = option(PerformanceConfig, "speed and memory")
 
@@ -208,6 +209,7 @@ def _ranges(config: RunConfig) -> list[tuple[str, float, float, float]]:
         ("heads.mechanism.temperature", mechanism.temperature, 1e-4, 1e4),
         ("heads.mechanism.learning_rate", mechanism.learning_rate, 0, 1e6),
         ("heads.mechanism.relative_displacement", mechanism.relative_displacement, 1e-6, 1e6),
+        ("heads.noise_draws", config.heads.noise_draws, 1, 1000),
         ("heads.performance.chunk", config.heads.performance.chunk, 1, big),
         ("probe.max_iterations", config.probe.max_iterations, 1, big),
         ("probe.bootstrap_replicates", config.probe.bootstrap_replicates, 100, 1e6),

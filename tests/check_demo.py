@@ -13,6 +13,7 @@ from typing import Any
 from relink_jax.report import schema
 
 LADDER = ("phantom-0-untrained", "phantom-1-labels", "phantom-2-reports", "phantom-3-specialist")
+NOISE = ("noise_only", "noise_only_2", "noise_only_3", "noise_only_4", "noise_only_5")
 SITES = ("phantom-A-test", "phantom-B-external")
 
 
@@ -26,7 +27,7 @@ def claims(workdir: pathlib.Path) -> list[tuple[str, bool]]:
     """Returns (claim, holds) pairs."""
     found = {schema.stem(document): document for document in schema.load_results(workdir / "results")}
     wanted = {f"{model}__original__{site}" for model in LADDER for site in SITES} | {
-        f"{LADDER[3]}__{arm}__{site}" for arm in ("random", "dp", "noise_only") for site in SITES
+        f"{LADDER[3]}__{arm}__{site}" for arm in ("random", "dp", *NOISE) for site in SITES
     }
     held = SITES[0]
     ladder = [recall(found[f"{model}__original__{held}"]) for model in LADDER]
@@ -42,7 +43,11 @@ def claims(workdir: pathlib.Path) -> list[tuple[str, bool]]:
         (f"the signal survives label matching: lift {matched['lift']:.1f} at N={matched['N']}", matched["ci"]["low"] > matched["chance"]),
         ("DP heads link less than the original ones", recall(dp)["value"] < recall(top)["value"]),
         ("the ledger's epsilon is the calibrated 0.34", dp["model"]["dp"]["epsilon"] <= 0.34 + 1e-6 and dp["model"]["dp"]["delta"] == 6e-6),
-        ("every arm has a probe AUROC", all(document["utility"]["probe"][1]["macro_auroc"] is not None for document in found.values())),
+        ("noise-only heads differ from draw to draw", len({recall(found[f"{LADDER[3]}__{arm}__{held}"])["value"] for arm in NOISE}) == len(NOISE)),
+        (
+            "every arm has a probe AUROC",
+            all(found[name]["utility"]["probe"][1]["macro_auroc"] is not None for name in wanted if name.split("__")[1] not in NOISE[1:]),
+        ),
         (
             "the cohort is marked synthetic in every file and on the page",
             all(document["data"]["synthetic"] for document in found.values()) and "ynthetic" in page,

@@ -25,6 +25,7 @@ SMALL = [
     "--config.probe.bootstrap_replicates=100",
     "--config.probe.max_iterations=50",
     "--config.heads.mechanism.iterations=5",
+    "--config.heads.noise_draws=2",
     "--config.heads.mechanism.expected_batch_size=8",
     "--config.report.headline_pool=50",
 ]
@@ -55,7 +56,7 @@ def copy(road, tmp_path):
 
 def test_results_cover_models_arms_and_sites(road):
     stems = {schema.stem(document) for document in schema.load_results(road / "results")}
-    arms = [("phantom-0-untrained", "original"), *(("phantom-3-specialist", arm) for arm in ("original", "random", "dp", "noise_only"))]
+    arms = [("phantom-0-untrained", "original"), *(("phantom-3-specialist", arm) for arm in ("original", "random", "dp", "noise_only", "noise_only_2"))]
     assert stems == {f"{model}__{arm}__{site}" for model, arm in arms for site in ("phantom-A-test", "phantom-B-external")}
 
 

@@ -5,6 +5,7 @@ heads (the ladder), then the other head arms of the mitigated model.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ MATCHED = "label_matched"
 PAIRED_POOL = "other_patient@label_matched"
 _BASELINES = ("original", "none")
 _ARM_ORDER = ("dp", "noise_only", "random")
+_NOISE, _REDRAW = "noise_only", re.compile(r"noise_only_\d+")
 _ENOUGH = 0.25
 
 
@@ -61,7 +63,8 @@ class Evidence:
         self.datasets = sorted(names, key=lambda name: (names[name], name))
         rows = {(r["model"]["name"], r["model"]["head"]): Row(r["model"]["name"], r["model"]["head"], r["model"].get("specialisation")) for r in self.results}
         self.ladder = [row for row in rows.values() if row.baseline]
-        arms = [row for row in rows.values() if not row.baseline]
+        arms = [row for row in rows.values() if not row.baseline and not _REDRAW.fullmatch(row.head)]
+        self._noise = [row for row in rows.values() if row.head == _NOISE or _REDRAW.fullmatch(row.head)]
         self.arms = sorted(arms, key=lambda row: (row.model, _ARM_ORDER.index(row.head) if row.head in _ARM_ORDER else len(_ARM_ORDER), row.head))
 
     @property
@@ -74,6 +77,32 @@ class Evidence:
     def arm(self, head: str) -> Row | None:
         """Returns the subject's row with other heads, None when that arm was not run."""
         return next((row for row in self.arms if row.head == head and row.model == self.subject.model), None)
+
+    def redraws(self, dataset: str, pool: int | str | None) -> tuple[Cell, values.Number | None, values.Number | None]:
+        """Returns Recall@1 over all draws of the noise-only heads, how many there are, and the share of the DP fall they explain.
+
+        The cell holds the mean and the 95% prediction interval for one more draw; it is empty with fewer than two draws. The
+        share is (before - mean) / (before - DP), and None where the DP heads did not lower Recall@1.
+        """
+        model = self.subject.model
+        files = [self.file(row, dataset) for row in self._noise if row.model == model]
+        sources = [(file, f"{at}/value") for file in files if file and (at := self.pointer(file, "recall", pool=pool))]
+        if len(sources) < 2:
+            return EMPTY, None, None
+        label = f"Recall@1 of noise-only heads of {model}, {dataset}, N={pool}"
+        mean = self.book.number("percent", f"{label}, mean of draws", *sources, formula="mean")
+        ending = values.end_kind("percent", mean.value or 0.0)
+        low, high = (self.book.number(ending, f"{label}, {end} end for another draw", *sources, formula=f"another_{end}") for end in ("low", "high"))
+        count, share = self.book.number("count", f"{label}, draws", *sources, formula="count"), None
+        ends = [self.file(row, dataset) if row else None for row in (self.subject, self.arm("dp"))]
+        pair = [(file, f"{at}/value") for file in ends if file and (at := self.pointer(file, "recall", pool=pool))]
+        if len(pair) == 2 and values.resolve(self.documents[pair[0][0]], pair[0][1]) > values.resolve(self.documents[pair[1][0]], pair[1][1]):
+            share = self.book.number("share", f"{label}, share of the DP fall", *pair, *sources, formula="explained")
+        return Cell(mean, low, high), count, share
+
+    def redraw(self, name: str) -> bool:
+        """Returns whether a file name is that of a further draw of the noise-only heads, or of its ledger."""
+        return _REDRAW.search(name) is not None
 
     def file(self, row: Row, dataset: str) -> str | None:
         """Returns the results file of a row on a dataset, None when it was not audited there."""

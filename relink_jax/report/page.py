@@ -73,6 +73,7 @@ def _context(evidence: Evidence, title: str, check_command: str) -> dict[str, An
         "ledgers": [
             (_ledger_title(name), caveats.ledger_rows(evidence, name), str(ledger.get("statement", "")).splitlines())
             for name, ledger in evidence.ledgers.items()
+            if not evidence.redraw(name)
         ],
         "limits": caveats.limits(evidence),
         "reverse": [table for table in (tables.reverse(evidence, name) for name in evidence.datasets) if table is not None],

@@ -60,6 +60,8 @@ def linkage(evidence: Evidence, dataset: str) -> Table:
             cells += [_entry(evidence.probe(row, dataset))] if probed else []
             named = tuple(Entry(cell.main, cell.small, name) for cell, name in zip(cells, titles, strict=True))
             under: Fragments = [words.head_name(row.head)] if row.baseline else _guarantee(evidence, row, dataset)
+            draws = evidence.redraws(dataset, headline)[1] if row.head == "noise_only" else None
+            under = ["first of ", draws, " draws"] if draws is not None else under
             lines.append(Line(row.model if row.baseline else words.head_name(row.head), under, named))
         groups.append((title, tuple(lines)))
     first = next(row for row in (*evidence.ladder, *evidence.arms) if evidence.file(row, dataset))

@@ -6,6 +6,7 @@ A number is a formula over JSON pointers into the run's files. `Book.number` res
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,19 @@ FORMULAS: dict[str, Callable[..., float]] = {
     "product": lambda a, b: a * b,
     "bits": lambda value, chance: math.log2(value / chance),
     "log2": lambda lift: math.log2(lift),
+    "count": lambda *draws: len(draws),
+    "mean": lambda *draws: statistics.fmean(draws),
+    "another_low": lambda *draws: max(0.0, statistics.fmean(draws) - _reach(draws)),
+    "another_high": lambda *draws: min(1.0, statistics.fmean(draws) + _reach(draws)),
+    "explained": lambda before, after, *draws: (before - statistics.fmean(draws)) / (before - after),
 }
+
+
+def _reach(draws: Sequence[float]) -> float:
+    """Returns half the width of the normal-theory 95% prediction interval for one more draw (Student t, n - 1 degrees of freedom)."""
+    from scipy import special
+
+    return float(special.stdtrit(len(draws) - 1, 0.975)) * statistics.stdev(draws) * math.sqrt(1 + 1 / len(draws))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ class Strong:
 Fragments = list[str | values.Number | Strong]
 
 HEADS = {"original": "original heads", "none": "as given", "dp": "DP-SGD heads", "noise_only": "noise only, no data", "random": "random heads"}
-ONE_DRAW = "Each arm is one draw of the noise; the interval is over patients, and another draw would move both."
+ONE_DRAW = "Each arm is one draw of the noise; the interval is over patients, and another draw would move both. "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +64,16 @@ def finding(evidence: Evidence) -> Fragments:
         lift,
         ")",
     ]
-    for head, opening in (("dp", "; after DP-SGD on its projection heads"), ("noise_only", "; with the same noise and no data")):
-        arm = evidence.arm(head)
-        after = evidence.recall(arm, dataset, pool) if arm else EMPTY
-        if arm is not None and after.value is not None:
-            lift = _must(evidence.single(arm, dataset, "times", "lift", pool))
-            sentence += [opening, *_guarantee(evidence, arm, dataset), ", ", *with_interval(after, True), " (", lift, " chance remains)"]
+    after, noise = evidence.recall(dp, dataset, pool) if dp else EMPTY, evidence.arm("noise_only")
+    if dp is not None and after.value is not None:
+        lift = _must(evidence.single(dp, dataset, "times", "lift", pool))
+        sentence += ["; after DP-SGD on its projection heads", *_guarantee(evidence, dp, dataset), ", ", *with_interval(after, True)]
+        sentence += [" (", lift, " chance remains)"]
+    alone, draws, _ = evidence.redraws(dataset, pool)
+    if alone.value is not None:
+        sentence += ["; with noise of the same size and no data, ", Strong(alone.value), " (mean of ", _must(draws), " draws)"]
+    elif noise is not None:
+        sentence += ["; with noise of the same size and no data, ", *with_interval(evidence.recall(noise, dataset, pool), True)]
     probes = [evidence.probe(one, dataset).value for one in (row, dp) if one is not None]
     if len(probes) == 2 and probes[0] is not None and probes[1] is not None:
         sentence += ["; and a linear probe's macro AUROC goes from ", Strong(probes[0]), " to ", Strong(probes[1])]
@@ -179,29 +183,24 @@ def _noise(evidence: Evidence) -> Answer | None:
     if dp is None or noise is None:
         return None
     question = "Did DP training do more than its noise?"
-    a, b, paired = evidence.recall(dp, dataset, pool), evidence.recall(noise, dataset, pool), evidence.paired(dp, noise, dataset, pool)
-    if paired.value is not None and paired.low is not None and paired.high is not None:
-        low, high = _value(paired.low), _value(paired.high)
-        body: Fragments = ["Recall@1 with DP-SGD heads minus noise-only heads, on the same queries: ", *with_interval(paired), ". "]
-    elif a.low is not None and a.high is not None and b.low is not None and b.high is not None:
-        low, high = _value(a.low) - _value(b.high), _value(a.high) - _value(b.low)
-        body = ["DP-SGD heads: ", *with_interval(a), ", noise-only heads: ", *with_interval(b), " (separate intervals; no paired one was recorded). "]
+    after, paired = evidence.recall(dp, dataset, pool), evidence.paired(dp, noise, dataset, pool)
+    drawn, count, share = evidence.redraws(dataset, pool)
+    if drawn.value is not None and after.value is not None:
+        above, below = _value(after.value) > _value(drawn.high), _value(after.value) < _value(drawn.low)
+        body: Fragments = ["Recall@1 with the DP-SGD heads is ", after.value, ". Noise of the same size with no data leaves ", *with_interval(drawn)]
+        body += [" on the same queries: mean of ", _must(count), " draws and the 95% prediction interval for another. "]
+        body += ["Noise alone accounts for ", share, " of the fall. "] if share is not None else []
+    elif paired.low is not None and paired.high is not None:
+        above, below = _value(paired.low) > 0, _value(paired.high) < 0
+        body = ["Recall@1 with DP-SGD heads minus noise-only heads, on the same queries: ", *with_interval(paired), ". ", ONE_DRAW]
     else:
         return None
-    if low > 0:
-        return Answer(
-            question,
-            "It kept linkage",
-            [
-                *body,
-                "These heads keep more linkage than noise of the same size alone: the fall comes from the noise, and the gradients give part of it back. ",
-                ONE_DRAW,
-            ],
-        )
-    if high < 0:
-        return Answer(question, "Yes", [*body, "These heads link less than noise of the same size alone leaves. ", ONE_DRAW])
-    told = "The interval includes zero: at this cohort size DP gradients cannot be told from noise. The protection shown here comes from the noise, not from learning. "
-    return Answer(question, "Not distinguishable", [*body, told, ONE_DRAW])
+    if above:
+        return Answer(question, "It kept linkage", [*body, "The fall comes from the noise; the gradients give part of the linkage back."])
+    if below:
+        return Answer(question, "Yes", [*body, "Training on the data lowered linkage beyond what noise alone does."])
+    told = "At this cohort size DP gradients cannot be told from noise: the protection shown here comes from the noise, not from learning."
+    return Answer(question, "Not distinguishable", [*body, told])
 
 
 def _price(evidence: Evidence) -> Answer | None:

@@ -57,7 +57,7 @@ def _brought(config: config_lib.RunConfig, found: workdir_lib.Workdir, mesh: mes
 def _audit_arms(
     config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, model: str, chosen: context.EvaluationSet, mesh: meshes.Mesh
 ) -> dict[str, result.AuditResult]:
-    """Audits all arms of one model on one set; arms other than the original carry their paired change against the others."""
+    """Audits all arms of one model on one set; arms carry their paired change against the original and the noise-only heads."""
     audited = {}
     for arm in context.arms_of(config, model):
         images, texts = context.embeddings(found, model, arm, config.embed.shard_rows)
@@ -65,7 +65,8 @@ def _audit_arms(
     record, data = _run_record(config, found), _data_record(config, cohort, chosen)
     stems = {arm: f"{model}__{arm}__{chosen.name}" for arm in audited}
     for arm, one in audited.items():
-        others = [] if arm == "original" else [other for other in ("original", "noise_only") if other in audited and other != arm]
+        others = [other for other in ("original", context.NOISE_ONLY) if other in audited and other != arm]
+        others = [] if arm == "original" or context.is_redraw(arm) else others
         paired = [entry for other in others for entry in _paired(stems[other], audited[other], one)]
         one.save(found.results / stems[arm], run=record, data=data, model=_model_record(found, model, arm), paired=paired)
     return {stems[arm]: one for arm, one in audited.items()}

@@ -12,6 +12,8 @@ from relink_jax.cohort import schema
 from relink_jax.store import files, shards
 from relink_jax.store import workdir as workdir_lib
 
+NOISE_ONLY = "noise_only"
+
 
 def open_run(config: config_lib.RunConfig, workdir: str | pathlib.Path) -> workdir_lib.Workdir:
     """Opens the workdir for the data this config defines; a workdir of other data is refused.
@@ -46,8 +48,24 @@ def phantom_directory(found: workdir_lib.Workdir) -> pathlib.Path:
 
 
 def arms_of(config: config_lib.RunConfig, model: str) -> tuple[str, ...]:
-    """Returns the head arms of a model: all configured ones for the mitigated model, the original for the others."""
-    return ("original", *(arm for arm in config.arms if arm != "original")) if model == config.mitigate else ("original",)
+    """Returns the head arms of a model: all configured ones for the mitigated model, the original for the others.
+
+    The noise-only control comes first as `noise_only`, its further draws as `noise_only_2` and so on.
+    """
+    if model != config.mitigate:
+        return ("original",)
+    redraws = [f"{NOISE_ONLY}_{draw}" for draw in range(2, config.heads.noise_draws + 1)] if NOISE_ONLY in config.arms else []
+    return ("original", *(arm for arm in config.arms if arm != "original"), *redraws)
+
+
+def is_noise(arm: str) -> bool:
+    """Returns whether an arm is the noise-only control or a further draw of it."""
+    return arm.startswith(NOISE_ONLY)
+
+
+def is_redraw(arm: str) -> bool:
+    """Returns whether an arm is a further draw of the noise-only control, audited only to see the spread of draws."""
+    return is_noise(arm) and arm != NOISE_ONLY
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,7 +109,7 @@ def _train(
         units.astype(np.int32),
         bank,
         **_resolved(config.heads.mechanism, original, n_units),
-        data=arm != "noise_only",
+        data=not context.is_noise(arm),
         clipping=config.heads.performance.clipping,
         chunk=config.heads.performance.chunk,
         ledger_path=directory / ledger_lib.FILE_NAME,

@@ -26,13 +26,13 @@ def run(config: config_lib.RunConfig, workdir: str) -> dict[str, list[probe.Prob
     found = context.open_run(config, workdir)
     cohort = context.load_cohort(config, found)
     sets = context.evaluation_sets(config, cohort)
-    arms = [(model, arm) for model in config.models for arm in context.arms_of(config, model)]
+    arms = {model: [arm for arm in context.arms_of(config, model) if not context.is_redraw(arm)] for model in config.models}
     probed: dict[str, list[probe.ProbeResult]] = {}
-    with workdir_lib.locked(found), progress.bar(len(arms), "probe", "arms") as bar:
+    with workdir_lib.locked(found), progress.bar(sum(map(len, arms.values())), "probe", "arms") as bar:
         for model in config.models:
             before = _probe(config, cohort, sets, context.features(found, model, "images"), PRE_HEAD)
             original: dict[str, probe.ProbeResult] = {}
-            for arm in context.arms_of(config, model):
+            for arm in arms[model]:
                 images, _ = context.embeddings(found, model, arm, config.embed.shard_rows)
                 after = _probe(config, cohort, sets, images, arm)
                 original = original or after

@@ -124,6 +124,17 @@ def results():
     return copy.deepcopy(documents)
 
 
+def with_draws(documents, values, pool=1000):
+    """Returns `documents` with noise-only draws whose Recall@1 at `pool` is each of `values`; the first replaces the one there."""
+    first = [one for one in documents if one["model"]["head"] == "noise_only"]
+    copies = [copy.deepcopy(one) | {"model": one["model"] | {"head": f"noise_only_{draw}"}} for draw in range(2, len(values) + 1) for one in first]
+    for draw, value in enumerate(values):
+        for one in first if draw == 0 else [one for one in copies if one["model"]["head"] == f"noise_only_{draw + 1}"]:
+            entry = next(m for m in one["metrics"] if (m["name"], m["k"], m["N"], m["direction"], m["stratum"]) == ("recall", 1, pool, "i2r", "other_patient"))
+            entry["value"] = value
+    return documents + copies
+
+
 def ledgers():
     """Returns the two ledgers of the mitigated model by workdir-relative file name."""
     common = {

@@ -1,7 +1,9 @@
 """Verdicts are computed from the numbers: each flips when its numbers do."""
 
+import numpy as np
 import pytest
 import report_fixtures
+from scipy import stats
 
 from relink_jax.report import caveats, values, words
 from relink_jax.report.evidence import Evidence
@@ -32,7 +34,7 @@ def test_finding_is_one_sentence_with_every_part(results):
     sentence = text_of(words.finding(Evidence(results, report_fixtures.ledgers(), 1000)))
     assert sentence.startswith("At N = 1,000 candidates, phantom-3-specialist links 52.4% [48.2, 56.6] of the images to their report (chance 0.1%, lift 524×)")
     assert "after DP-SGD on its projection heads (ε = 0.34, δ = 6e-6 per patient), 0.89% [0.82, 0.96] (8.91× chance remains)" in sentence
-    assert "with the same noise and no data, 0.82%" in sentence
+    assert "with noise of the same size and no data, 0.82% [0.76, 0.89]" in sentence
     assert sentence.endswith("macro AUROC goes from 0.806 to 0.798.")
 
 
@@ -75,12 +77,38 @@ def test_dp_against_noise(results, low, high, verdict):
     assert ("comes from the noise, not from learning" in body) == (verdict == "Not distinguishable")
 
 
-def test_dp_against_noise_without_a_paired_interval(results):
+def test_dp_against_one_draw_without_a_paired_interval_says_nothing(results):
     find(results, "dp")["paired"] = []
-    verdict, body = verdicts(results)["Did DP training do more than its noise?"]
-    assert verdict == "Not distinguishable"
-    assert "separate intervals" in body
+    assert "Did DP training do more than its noise?" not in verdicts(results)
     assert "Did the DP heads remove the linkage?" not in verdicts(results)
+
+
+DRAWS = (0.10, 0.14, 0.12, 0.11, 0.13)
+
+
+@pytest.mark.parametrize(("after", "verdict"), [(0.12, "Not distinguishable"), (0.168, "Not distinguishable"), (0.169, "It kept linkage"), (0.071, "Yes")])
+def test_dp_against_the_spread_of_noise_draws(results, after, verdict):
+    recall(find(results, "dp"))["value"] = after
+    found, body = verdicts(report_fixtures.with_draws(results, DRAWS))["Did DP training do more than its noise?"]
+    reach = stats.t.ppf(0.975, 4) * np.std(DRAWS, ddof=1) * np.sqrt(1 + 1 / 5)
+    assert f"leaves 12.0% [{100 * (0.12 - reach):.1f}, {100 * (0.12 + reach):.1f}]" in body
+    assert "mean of 5 draws" in body
+    share = (recall(find(results, "original"))["value"] - 0.12) / (recall(find(results, "original"))["value"] - after)
+    assert f"accounts for {100 * share:.0f}% of the fall" in body
+    assert found == verdict
+
+
+def test_further_draws_are_no_rows_of_the_page(results):
+    plain, drawn = (Evidence(one, {}, 1000) for one in (results, report_fixtures.with_draws(results, DRAWS)))
+    assert [(row.model, row.head) for row in plain.arms] == [(row.model, row.head) for row in drawn.arms]
+    sentence = text_of(words.finding(drawn))
+    assert "with noise of the same size and no data, 12.0% (mean of 5 draws)" in sentence
+
+
+def test_no_share_of_a_fall_that_there_was_not(results):
+    recall(find(results, "dp"))["value"] = 0.9
+    _, body = verdicts(report_fixtures.with_draws(results, DRAWS))["Did DP training do more than its noise?"]
+    assert "of the fall" not in body
 
 
 def test_removal_verdict(results):
