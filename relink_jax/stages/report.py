@@ -15,6 +15,7 @@ from relink_jax.report.evidence import MATCHED, PAIRED_POOL
 from relink_jax.stages import context
 from relink_jax.store import workdir as workdir_lib
 
+TIMES = "\N{MULTIPLICATION SIGN}"
 COMPARED = 100  # pool size shown for every dataset beside the headline one
 
 
@@ -91,7 +92,8 @@ def headline(documents: list[dict[str, Any]], pool: int) -> str:
             rows.append((row.model, row.head, *cells, lift.text if lift else "-", beside, _shown(evidence.probe(row, dataset))))
         first = next(row for row in (*evidence.ladder, *evidence.arms) if evidence.file(row, dataset))
         chances = [evidence.single(first, dataset, "chance", "chance", size) for size in sizes]
-        rows.append(("chance", "", *[chance.text if chance else "-" for chance in chances], *[""] * (2 - len(sizes)), "", "", ""))
+        shown = [chance.text if chance else "-" for chance in (*chances, evidence.single(first, dataset, "chance", "chance", matched, MATCHED))]
+        rows.append(("chance", "", *shown[:-1], *[""] * (2 - len(sizes)), f"1{TIMES}", shown[-1], "0.5"))
         rows.append(())
     widths = [max(len(row[column]) for row in rows if row) for column in range(7)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows).rstrip()
