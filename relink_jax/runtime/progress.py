@@ -1,6 +1,7 @@
 """Progress bars with rate and ETA on stderr, on process 0 only, quiet when not wanted.
 
-`RELINK_PROGRESS=0` silences them; when stderr is not a terminal a bar prints at most one line every 10 seconds.
+`RELINK_PROGRESS=0` silences them; when stderr is not a terminal, as in a batch job's log, a bar that ends
+within 10 seconds prints nothing and a longer one at most one line every 10 seconds.
 """
 
 import os
@@ -17,8 +18,9 @@ def bar(total: int, what: str, unit: str = "rows", first: int = 0) -> Any:
     Args: what: one or two words shown left of the bar, such as 'embed images'.
     """
     quiet = os.environ.get("RELINK_PROGRESS") == "0" or _process_index() != 0
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    return tqdm(total=total, initial=first, desc=what, unit=f" {unit}", disable=quiet, mininterval=interval, dynamic_ncols=True, leave=sys.stderr.isatty())
+    terminal = sys.stderr.isatty()
+    pace = {"mininterval": 0.2, "leave": True} if terminal else {"mininterval": 10.0, "delay": 10.0, "leave": False}
+    return tqdm(total=total, initial=first, desc=what, unit=f" {unit}", disable=quiet, dynamic_ncols=True, **pace)
 
 
 def track(items: Iterable[Any], total: int, what: str, unit: str = "steps") -> Iterable[Any]:
