@@ -32,6 +32,7 @@ class Stage:
     aliases: tuple[Alias, ...] = ()
     positional: str = ""
     needs_workdir: bool = True
+    notes: str = ""
 
 
 _PATIENTS = Alias("patients", "cohort.phantom.n_patients", "patients of the synthetic cohort")
@@ -40,6 +41,29 @@ _EMBEDDINGS = Alias(
     "embeddings",
     "directory of precomputed embeddings (npy, npz, safetensors, Parquet or img_emb/ text_emb/ metadata/); no encoder is loaded",
 )
+_TABLE_NOTES = """the pairs table (CSV or Parquet), one row per image-report pair:
+  image_path, patient_id, study_id       required; the path is relative to cohort.image_root; ids are read as text
+  findings and impression, or            required: one of these three forms of the report
+    report_text, or report_path
+  image_id, report_id, view, split, site, pretrain_exposure, study_order, age_years, sex, label_source     optional
+  No Finding ... Support Devices         optional: the 14 CheXpert observations as 1, 0, -1 (uncertain) or blank
+images: 8- or 16-bit PNG, or JPEG"""
+_EMBEDDINGS_NOTES = """what --embeddings=DIR may hold; rows are joined by study id, never by position:
+  images [Q, D], texts [S, D]            embeddings, one text row per study
+  image_study [Q], text_study [S]        study ids of both
+  patient [S]                            patient id of each study
+  labels [S, 14]                         optional: 1, 0, -1 (uncertain), blank; enables label-matched candidates
+in any mix of these files:
+  embeddings.npz, embeddings.safetensors arrays under the names above
+  NAME.npy                               one array each, such as images.npy and text_study.npy
+  images.parquet                         columns study_id, embedding, [patient_id, image_id]
+  texts.parquet                          columns study_id, patient_id, embedding, [labels]
+  labels.parquet or labels.csv           columns study_id and one per label
+or one image-report pair per row of everything:
+  img_emb/img_emb_0.npy, text_emb/text_emb_0.npy, metadata/metadata_0.parquet (study_id, patient_id, [image_id, labels])"""
+_CHECKPOINT_NOTES = """what --source=DIR must hold, as published:
+  config.json, model.safetensors, preprocessor_config.json and the tokenizer's files (tokenizer.json, or vocab.json with merges.txt)
+every tensor must find its place and every parameter its tensor; what does not fit is named"""
 _MODEL = Alias("model", "models", "one model instead of the configured ladder")
 STAGES = {
     "demo": Stage(
@@ -65,12 +89,14 @@ STAGES = {
         ("cohort",),
         "relink cohort --config.cohort.source=table --config.cohort.table=pairs.csv --config.cohort.image_root=png --workdir=out",
         (_PATIENTS,),
+        notes=_TABLE_NOTES,
     ),
     "convert": Stage(
         "convert checkpoints in the published layout to Flax, with a two-way key check",
         (),
         "relink convert --model=phantom-3-specialist --workdir=out",
         (_MODEL, Alias("source", "source", "directory of a checkpoint in the Hugging Face CLIP layout")),
+        notes=_CHECKPOINT_NOTES,
     ),
     "embed": Stage(
         "encode images and unique report texts with the frozen towers", ("embed",), "relink embed --model=phantom-3-specialist --workdir=out", (_MODEL,)
@@ -83,6 +109,7 @@ STAGES = {
             _MODEL,
             _EMBEDDINGS,
         ),
+        notes=_EMBEDDINGS_NOTES,
     ),
     "heads": Stage(
         "train mitigated projection heads with DP-SGD, with their privacy ledger",
@@ -135,6 +162,8 @@ def stage_help(stage: str, configs: Sequence[str]) -> str:
     if shown:
         lines += ["", "config fields of this stage:"]
         lines += [f"  --config.{field.path}={show(field.default)}\n      {field.help}" for field in shown]
+    if described.notes:
+        lines += ["", described.notes]
     return "\n".join([*lines, "", f"example: {described.example}", f"exit codes: {EXIT_CODES}"])
 
 
