@@ -5,6 +5,7 @@ share of recall removed says little without what chance alone would leave: the r
 excess over chance, and bits removed.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -44,7 +45,7 @@ def paired(
 
     Args: name: 'recall', 'mrr' or 'auc_within_query' (k None for the last two). pool_size: None for the full pool.
     Returns: {'before', 'after', 'chance', 'n_queries', 'n_patients', 'level', 'B', and per form {'value', 'low', 'high'}}:
-        difference a-b; ratio a/b; reduction 1-a/b; excess_reduction (b-a)/(b-chance); bits_removed log2(b/a). Null where undefined.
+        difference a-b; ratio a/b; reduction 1-a/b; excess_reduction (b-a)/(b-chance); bits_removed log2(b/a). Null where undefined or unbounded.
     Raises: DataError: the arms hold different queries or patients, or the metric was not measured in both.
     """
     tables = before.queries.get(direction), after.queries.get(direction)
@@ -62,12 +63,9 @@ def paired(
     settings = uncertainty.Bootstrap(**before.protocol["bootstrap"])
     columns = [found[0].bounds.expected, found[1].bounds.expected, found[0].chance]
     sums = np.stack([uncertainty.patient_sums(patient, column, len(names)) for column in columns], axis=1)
-    counts = np.repeat(uncertainty.patient_sums(patient, np.ones(len(patient)), len(names))[:, None], 3, axis=1)
-    estimate = _forms(uncertainty.ratios(np.ones((1, len(names))), sums, counts))[0]
-    drawn = _forms(uncertainty.replicate(sums, counts, settings))
-    held = counts[:, 0] > 0
-    jackknife = _forms((sums.sum(axis=0) - sums[held]) / np.maximum(counts.sum(axis=0) - counts[held], 1))
-    low, high = uncertainty.bca(estimate, drawn, np.where(np.isfinite(jackknife), jackknife, estimate), settings.level)
+    counts = uncertainty.patient_sums(patient, np.ones(len(patient)), len(names))
+    estimate, low, high = _intervals(sums, counts, settings, ranked=name in ("recall", "mrr"))
+    held = counts > 0
     means = [float(column.mean()) for column in columns]
     shown = {
         "before": means[0],
@@ -104,12 +102,41 @@ def _find(table: queries.Queries, name: str, k: int | None, pool_size: int | Non
     )
 
 
+def _intervals(sums: np.ndarray, counts: np.ndarray, settings: uncertainty.Bootstrap, ranked: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns (estimates, low, high) of the five forms, NaN where undefined, infinite where nothing bounds them.
+
+    Reduction and bits are monotone in the ratio, so their intervals are the ratio's, mapped. Where the arm after links nothing
+    at all (`ranked`), its replicates cannot vary: each arm then gets its own bound at level (1 + level) / 2, and what
+    both bounds allow together holds at `level` (Bonferroni).
+
+    Args: sums: per-patient sums of (before, after, chance) [P, 3]. counts: queries per patient [P].
+    """
+    each = np.repeat(counts[:, None], 3, axis=1)
+    estimate = _forms(uncertainty.ratios(np.ones((1, len(counts))), sums, each))[0]
+    halves = dataclasses.replace(settings, level=(1 + settings.level) / 2)
+    bound = uncertainty.no_spread(sums[:, 1], counts, halves.level) if ranked else None
+    if bound is not None and bound[0] == 0:
+        before = uncertainty.intervals(sums[:, :1], counts[:, None], halves)
+        most, least, reach = float(before.high[0]), float(before.low[0]), bound[1]
+        low, high = np.full(5, np.nan), np.full(5, np.nan)
+        low[:2], high[:2] = (-most, 0.0), (reach - least, reach / least if least > 0 else np.inf)
+    else:
+        held = counts > 0
+        drawn = _forms(uncertainty.replicate(sums, each, settings))
+        jackknife = _forms((sums.sum(axis=0) - sums[held]) / np.maximum(counts.sum() - counts[held], 1)[:, None])
+        low, high = uncertainty.bca(estimate, drawn, np.where(np.isfinite(jackknife), jackknife, estimate), settings.level)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low[[2, 4]], high[[2, 4]] = (1 - high[1], -np.log2(high[1])), (1 - low[1], -np.log2(low[1]))
+    undefined = np.isnan(estimate) & (np.arange(5) != 4)  # bits of an arm that links nothing are infinite, and bounded below
+    return estimate, np.where(undefined, np.nan, low), np.where(undefined, np.nan, high)
+
+
 def _forms(values: np.ndarray) -> np.ndarray:
     """Returns the five forms [n, 5] of rows (before, after, chance); NaN where undefined."""
     before, after, chance = values.T
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(before > 0, after / before, np.nan)
-        excess = np.where(before != chance, (before - after) / (before - chance), np.nan)
+        excess = np.where(np.abs(before - chance) > 1e-9 * chance, (before - after) / (before - chance), np.nan)
         bits = np.where((before > 0) & (after > 0), -np.log2(ratio), np.nan)
     return np.stack([after - before, ratio, 1 - ratio, excess, bits], axis=1)
 

@@ -20,6 +20,7 @@ from relink_jax.retrieval import expectation
 from relink_jax.retrieval.counted import LABEL_MATCHED, OTHER_PATIENT, StratumCounts
 
 PAIRED = f"{OTHER_PATIENT}@{LABEL_MATCHED}"
+FEW_HITS = 10
 STRATA = (OTHER_PATIENT, LABEL_MATCHED, PAIRED)
 
 
@@ -110,7 +111,7 @@ def compute(tables: Mapping[str, queries.Queries], protocol: Mapping[str, Any]) 
     entries = []
     for column, metric in enumerate(metrics):
         entry = _entry(metric, len(tables[metric.direction].query_key), counts[:, column])
-        entry["ci"] = _interval(metric, plain, column, lifts.get(column), counts[:, column], settings)
+        entry["ci"] = _interval(metric, plain, column, lifts.get(column), (values[:, column], counts[:, column]), settings)
         entry["mc_check"] = _sampled(metric, tables, protocol["mc_repeats"], settings.seed)
         entries.append(entry)
     return entries, _warnings(tables, entries, protocol)
@@ -144,14 +145,21 @@ def _entry(metric: Metric, n_queries: int, counts: np.ndarray) -> dict[str, Any]
 
 
 def _interval(
-    metric: Metric, plain: uncertainty.Interval, column: int, lift: tuple[float, float] | None, counts: np.ndarray, settings: uncertainty.Bootstrap
+    metric: Metric,
+    plain: uncertainty.Interval,
+    column: int,
+    lift: tuple[float, float] | None,
+    sums: tuple[np.ndarray, np.ndarray],
+    settings: uncertainty.Bootstrap,
 ) -> dict[str, Any]:
+    """Returns the `ci` of one entry; `sums`: per-patient sums and numbers of queries [P] each."""
     low, high, se = (float(array[column]) for array in (plain.low, plain.high, plain.se))
-    method, value, chance = "patient_bootstrap", metric.bounds.expected, metric.mean_chance
+    method, value, chance = "patient_bca", metric.bounds.expected, metric.mean_chance
     lift_low, lift_high = lift or (low / chance, high / chance)
-    if metric.name == "recall" and chance < 1 and (not value.any() or (value == 1).all()):
-        reach = uncertainty.extreme_bound(counts[counts > 0], settings.level)
-        low, high = (0.0, reach) if not value.any() else (1 - reach, 1.0)
+    certain = metric.name == "recall" and chance >= 1
+    bound = None if certain or metric.name == "mean_rank" else uncertainty.no_spread(*sums, settings.level)
+    if bound is not None:
+        low, high = bound
         lift_low, lift_high, method = low / chance, high / chance, "exact_extreme"
     iid = float(value.std(ddof=1)) / np.sqrt(len(value)) if len(value) > 1 else 0.0
     ranked = metric.name in ("recall", "mrr")
@@ -162,7 +170,7 @@ def _interval(
         "high": high,
         "B": settings.replicates,
         "se": se,
-        "design_effect": (se / iid) ** 2 if iid > 0 else None,
+        "design_effect": float(se / iid) ** 2 if iid > 1e-9 * max(1.0, abs(float(value.mean()))) else None,
         "lift_low": lift_low if ranked else None,
         "lift_high": lift_high if ranked else None,
     }
@@ -176,21 +184,29 @@ def _sampled(metric: Metric, tables: Mapping[str, queries.Queries], repeats: int
     chosen = StratumCounts(*(array[metric.eligible] for array in (counted.M, counted.g, counted.t)))
     generator = np.random.default_rng([seed, metric.k, metric.N, STRATA.index(metric.stratum), int(metric.direction == "r2i")])
     sampled = monte_carlo.recall(chosen, metric.N, metric.k, repeats, generator)
+    hits = repeats * float(np.minimum(metric.bounds.expected, 1 - metric.bounds.expected).sum())
     z = monte_carlo.z_score(sampled, metric.bounds.expected, repeats)
-    return {"value": sampled, "repeats": repeats, "z": z if np.isfinite(z) else None, "passed": bool(abs(z) <= 4)}
+    normal = hits == 0 or hits >= FEW_HITS  # a standard error says nothing about a handful of expected hits
+    return {"value": sampled, "repeats": repeats, "z": z if normal and np.isfinite(z) else None, "passed": bool(abs(z) <= 4) if normal else None}
 
 
 def _warnings(tables: Mapping[str, queries.Queries], entries: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) -> list[str]:
     found = []
-    for direction in tables:
+    for direction, table in tables.items():
+        measured = {entry["stratum"] for entry in entries if entry["direction"] == direction}
+        found += [f"{direction} {stratum}: absent, no query has a candidate in it" for stratum in table.strata if stratum not in measured]
         for stratum in dict.fromkeys(entry["stratum"] for entry in entries if entry["direction"] == direction):
             here = [entry for entry in entries if (entry["direction"], entry["stratum"], entry["name"]) == (direction, stratum, "recall")]
-            absent = [str(size) for size in protocol["pool_sizes"] if size not in {entry["N"] for entry in here if not entry["full"]}]
+            largest = int(tables[direction].strata[LABEL_MATCHED if stratum == LABEL_MATCHED else OTHER_PATIENT].M.max()) + 1
+            absent = [str(size) for size in protocol["pool_sizes"] if size > largest]
             if absent and stratum != PAIRED:
                 found.append(f"{direction} {stratum}: pool sizes {', '.join(absent)} left out, no query has that many candidates")
+            small = [str(size) for size in protocol["pool_sizes"] if size < min(protocol["ks"])]
+            if small and stratum != PAIRED:
+                found.append(f"{direction} {stratum}: no Recall at pool sizes {', '.join(small)}, smaller than every k")
             if any(entry["lift"] == 0 for entry in here):
                 found.append(f"{direction} {stratum}: log2 lift is null where recall is 0")
-    failed = sum(1 for entry in entries if entry["mc_check"] and not entry["mc_check"]["passed"])
+    failed = sum(1 for entry in entries if entry["mc_check"] and entry["mc_check"]["passed"] is False)
     if failed:
         found.append(f"Monte Carlo cross-check: {failed} recalls are more than 4 standard errors from the closed form")
     return found

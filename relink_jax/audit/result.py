@@ -30,6 +30,8 @@ class AuditResult:
         protocol, data: how and on what it was measured. checks: float64 recheck and tie sensitivity. warnings: sentences.
         top: per direction (candidate numbers int32 [Q, k], scores float32 [Q, k]), score descending then number ascending, over
             the whole database including the query's own and same-patient records; -1 past its end.
+        own_score: per direction, score of the truth, float32 [Q].
+        candidate_key: per direction, pseudonym of each candidate number, object array of str.
     """
 
     queries: dict[str, queries.Queries]
@@ -39,6 +41,8 @@ class AuditResult:
     checks: dict[str, Any]
     warnings: list[str]
     top: dict[str, tuple[np.ndarray, np.ndarray]]
+    own_score: dict[str, np.ndarray]
+    candidate_key: dict[str, np.ndarray]
 
     @property
     def counts(self) -> dict[tuple[str, str], dict[str, np.ndarray]]:
@@ -126,21 +130,27 @@ class AuditResult:
         stem = pathlib.Path(path)
         stem = stem.with_suffix("") if stem.suffix == ".json" else stem
         parquet, target = (stem.with_name(stem.name + suffix) for suffix in (".parquet", ".json"))
-        digest = tables.write_table(
-            parquet, {**queries.to_columns(self.queries), "top": self._top_column()}, {"relink_jax": f"per-query counts, schema {SCHEMA_VERSION}"}
-        )
+        columns = {**queries.to_columns(self.queries), **self._score_columns()}
+        digest = tables.write_table(parquet, columns, {"relink_jax": f"per-query counts, schema {SCHEMA_VERSION}"})
         described = self.to_json(**sections)
         described["files"] = {PER_QUERY: {"name": parquet.name, "sha256": digest}}
         files.write_json(target, described)
         return target
 
-    def _top_column(self) -> list[list[int] | None]:
-        """Returns the top candidate numbers beside the other_patient rows of each direction, null elsewhere."""
-        column: list[list[int] | None] = []
+    def _score_columns(self) -> dict[str, list[Any]]:
+        """Returns own_score, top_key and top_score beside the other_patient rows of each direction, null elsewhere."""
+        columns: dict[str, list[Any]] = {"own_score": [], "top_key": [], "top_score": []}
         for direction, table in self.queries.items():
+            keys, (numbers, scores) = self.candidate_key[direction], self.top[direction]
+            found = (
+                self.own_score[direction].tolist(),
+                [keys[row[row >= 0]].tolist() for row in numbers],
+                [score[row >= 0].tolist() for row, score in zip(numbers, scores, strict=True)],
+            )
             for stratum in table.strata:
-                column += self.top[direction][0].tolist() if stratum == OTHER_PATIENT else [None] * len(table.query_key)
-        return column
+                for name, values in zip(columns, found, strict=True):
+                    columns[name] += values if stratum == OTHER_PATIENT else [None] * len(table.query_key)
+        return columns
 
 
 def summarise(per_query: Mapping[str, queries.Queries]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def audit_inputs(
         query_block, tile: speed and memory only.
         seed: of bootstrap, Monte Carlo and the choice of rechecked queries.
     Raises:
-        UsageError: unknown policy or rule, or an empty or repeated list of sizes.
+        UsageError: unknown policy or rule, an empty or repeated list of sizes, or an option out of range.
         DataError: no pool size fits, or k larger than the largest pool.
         UnsoundError: the counts fail their float64 recheck.
     """
@@ -59,6 +59,12 @@ def audit_inputs(
         )
     _check_list("pool_sizes", pool_sizes, 2)
     _check_list("ks", ks, 1)
+    least = {"top_k": (top_k, 0), "bootstrap_replicates": (bootstrap_replicates, 2), "mc_repeats": (mc_repeats, 0), "query_block": (query_block, 1)}
+    for name, (value, low) in {**least, "tile": (tile, 1), "seed": (seed, 0)}.items():
+        if value != int(value) or value < low:
+            raise errors.UsageError(errors.describe("value", f"argument {name!r}", f"an integer of at least {low}", repr(value)))
+    if not 0 < level < 1:
+        raise errors.UsageError(errors.describe("value", "argument 'level'", "a number between 0 and 1", repr(level)))
     exclusion = _exclusion(inputs, same_patient)
     codes = strata.label_codes(inputs.study_labels, inputs.study_has_labels, label_policy)
     metrics.check_sizes(largest_pool(inputs, same_patient), pool_sizes, ks)
@@ -88,7 +94,9 @@ def audit_inputs(
     if not inputs.study_has_labels.any():
         warnings.append("no study has labels: label-matched strata are absent")
     top = {direction: (found.top_id, found.top_score) for direction, found in counted.items()}
-    return result.AuditResult(tables, entries, protocol, inputs.describe(), checks, warnings, top)
+    own = {direction: found.own_score for direction, found in counted.items()}
+    keys = {I2R: inputs.study_key, R2I: inputs.image_key}
+    return result.AuditResult(tables, entries, protocol, inputs.describe(), checks, warnings, top, own, keys)
 
 
 def largest_pool(inputs: AuditInputs, same_patient: str) -> int:
@@ -106,7 +114,7 @@ def _exclusion(inputs: AuditInputs, same_patient: str) -> np.ndarray:
 
 
 def _check_list(name: str, values: Sequence[int], low: int) -> None:
-    if not len(values) or min(values) < low or len(set(values)) != len(values):
+    if not len(values) or min(values) < low or len(set(values)) != len(values) or any(value != int(value) for value in values):
         raise errors.UsageError(errors.describe("list", f"argument {name!r}", f"distinct integers of at least {low}", str(list(values))))
 
 

@@ -6,7 +6,8 @@ resampled (a repeated record would compete with itself). All metrics, and all ar
 The interval is conditional on the database: it speaks of new query patients against these candidates.
 
 Intervals are BCa (Efron 1987), with the delete-one-patient jackknife for acceleration; where replicates never fall on both
-sides of the estimate they are percentile. A proportion of exactly 0 or 1 gets the exact one-sided bound over patients instead.
+sides of the estimate they are percentile. Where all patients have one value, such as none linked at all, the bootstrap has
+nothing to resample and would claim certainty; the exact bound over patients takes its place (`no_spread`).
 """
 
 import dataclasses
@@ -79,7 +80,8 @@ def bca(estimate: np.ndarray, drawn: np.ndarray, jackknife: np.ndarray, level: f
     spread = (deviation**2).sum(axis=0)
     acceleration = np.divide((deviation**3).sum(axis=0), 6 * spread**1.5, out=np.zeros_like(spread), where=spread > 0)
     valid = np.maximum((~np.isnan(drawn)).sum(axis=0), 1)
-    below = ((drawn < estimate).sum(axis=0) + (drawn == estimate).sum(axis=0) / 2) / valid
+    near = np.abs(drawn - estimate) <= 1e-10 * np.maximum(1, np.abs(estimate))  # equal but for the order of summation
+    below = ((drawn < estimate) & ~near).sum(axis=0) / valid + near.sum(axis=0) / valid / 2
     shift = np.where((below > 0) & (below < 1), special.ndtri(np.clip(below, 1e-12, 1 - 1e-12)), 0.0)
     acceleration = np.where((below > 0) & (below < 1), acceleration, 0.0)
     bounds = []
@@ -98,6 +100,23 @@ def extreme_bound(patients: np.ndarray, level: float) -> float:
     counts = np.asarray(patients, dtype=np.float64)
     effective = counts.sum() ** 2 / (counts**2).sum()
     return float(1 - (1 - level) ** (1 / effective))
+
+
+def no_spread(numerators: np.ndarray, denominators: np.ndarray, level: float) -> tuple[float, float] | None:
+    """Returns the interval of a mean of values in [0, 1] whose patients all have the same mean, or None when they differ.
+
+    At `level` at most a share r (`extreme_bound`) of unseen patients can differ from what was seen, in either direction at
+    worst: [m (1 - r), m (1 - r) + r]. With m = 0 this is the exact one-sided bound [0, r].
+
+    Args: numerators, denominators: per-patient sums and numbers of queries [P]; patients without a query do not count.
+    """
+    held = denominators > 0
+    means = numerators[held] / denominators[held]
+    if np.ptp(means) > 1e-9:
+        return None
+    reach, kept = extreme_bound(denominators[held], level), float(numerators.sum() / denominators.sum())
+    kept = 0.0 if kept < 1e-9 else 1.0 if kept > 1 - 1e-9 else kept
+    return kept * (1 - reach), min(1.0, kept * (1 - reach) + reach)
 
 
 def _quantiles(drawn: np.ndarray, share: np.ndarray) -> np.ndarray:

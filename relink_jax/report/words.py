@@ -17,6 +17,7 @@ class Strong:
 Fragments = list[str | values.Number | Strong]
 
 HEADS = {"original": "original heads", "none": "as given", "dp": "DP-SGD heads", "noise_only": "noise only, no data", "random": "random heads"}
+MARGIN = 0.01  # a loss of macro AUROC below one point counts as none, when the whole interval is below it
 ONE_DRAW = "Each arm is one draw of the noise; the interval is over patients, and another draw would move both. "
 
 
@@ -117,7 +118,7 @@ def _ladder(evidence: Evidence) -> Answer | None:
     note = ". The intervals of neighbouring models do not overlap."
     if overlaps:
         note = f". The intervals of {overlaps[0][0]} and {overlaps[0][1]} overlap{', as do others' if len(overlaps) > 1 else ''}."
-    return Answer("Does linkage rise with specialisation?", "Yes", [*body, note])
+    return Answer("Does linkage rise with specialisation?", "On the whole" if overlaps else "Yes", [*body, note])
 
 
 def _labels(evidence: Evidence) -> Answer | None:
@@ -199,7 +200,7 @@ def _noise(evidence: Evidence) -> Answer | None:
         return Answer(question, "It kept linkage", [*body, "The fall comes from the noise; the gradients give part of the linkage back."])
     if below:
         return Answer(question, "Yes", [*body, "Training on the data lowered linkage beyond what noise alone does."])
-    told = "At this cohort size DP gradients cannot be told from noise: the protection shown here comes from the noise, not from learning."
+    told = "At this cohort size DP gradients cannot be told from noise: nothing here shows that learning, rather than noise, lowered the linkage."
     return Answer(question, "Not distinguishable", [*body, told])
 
 
@@ -217,7 +218,9 @@ def _price(evidence: Evidence) -> Answer | None:
     body += [". "]
     verdict = "Not tested"
     if difference.low is not None and difference.high is not None:
-        verdict = "A measurable loss" if _value(difference.high) < 0 else "A measurable gain" if _value(difference.low) > 0 else "No measurable loss"
+        low, high = _value(difference.low), _value(difference.high)
+        unresolved = "No loss of a point or more" if low > -MARGIN else "Not resolved to a point"
+        verdict = "A measurable loss" if high < 0 else "A measurable gain" if low > 0 else unresolved
     pre, random = evidence.probe(row, dataset, "pre_head"), evidence.arm("random")
     if pre.value is not None:
         body += ["Before the head it is ", pre.value, " in every arm, because the encoder is frozen. "]

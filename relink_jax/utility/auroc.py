@@ -93,4 +93,4 @@ def percentile_interval(replicates: np.ndarray, level: float) -> dict[str, float
     if len(kept) < 2:
         return None
     low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
-    return {"method": "patient_bootstrap", "level": level, "low": float(low), "high": float(high), "B": len(kept), "se": float(kept.std(ddof=1))}
+    return {"method": "patient_percentile", "level": level, "low": float(low), "high": float(high), "B": len(kept), "se": float(kept.std(ddof=1))}

@@ -99,7 +99,11 @@ def test_saved_files_hold_everything_and_recompute_exactly(audited, tmp_path):
     assert "NaN" not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     rows = pq.read_table(path.with_suffix(".parquet")).to_pylist()
-    assert set(rows[0]) == {"query_key", "patient_key", "direction", "stratum", "M", "g", "t", "top"}
+    assert set(rows[0]) == {"query_key", "patient_key", "direction", "stratum", "M", "g", "t", "own_score", "top_key", "top_score"}
+    assert rows[0]["own_score"] == float(audited.own_score["i2r"][0])
+    assert rows[0]["top_key"] == [str(audited.candidate_key["i2r"][number]) for number in audited.top["i2r"][0][0]]
+    assert rows[0]["top_score"] == sorted(rows[0]["top_score"], reverse=True) == audited.top["i2r"][1][0].tolist()
+    assert {row["own_score"] is None for row in rows if row["stratum"] == "label_matched"} == {True}
     assert len(rows) == 2 * (80 + len(audited.queries["r2i"].query_key))
     found = result.recompute(path)
     assert found["mismatches"] == []
@@ -183,6 +187,19 @@ def test_impossible_sizes_are_refused_and_unfitting_ones_left_out():
         relink_jax.audit(**given, same_patient="exclud")
     with pytest.raises(errors.UsageError, match="did you mean 'ternary'"):
         relink_jax.audit(**given, label_policy="ternay")
+    for option, value in (
+        ("ks", [1.5]),
+        ("pool_sizes", [10.5]),
+        ("top_k", -1),
+        ("bootstrap_replicates", 1),
+        ("mc_repeats", -1),
+        ("level", 0),
+        ("level", 2),
+        ("tile", 0),
+        ("query_block", 0),
+    ):
+        with pytest.raises(errors.UsageError, match=f"argument '{option}': expected"):
+            relink_jax.audit(**given, **{option: value})
     found = relink_jax.audit(**given, pool_sizes=[10, 5000], ks=[1, 20], **OPTIONS)
     assert any("pool sizes 5000 left out" in warning for warning in found.warnings)
     assert {entry["k"] for entry in found.metrics if entry["N"] == 10 and not entry["full"]} == {1, None}

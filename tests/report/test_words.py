@@ -52,6 +52,7 @@ def test_ladder_verdict(results):
     entry = recall(find(results, "original", model="phantom-2-reports"))
     entry["ci"]["high"] = 0.6
     assert "The intervals of phantom-2-reports and phantom-3-specialist overlap." in verdicts(results)[question][1]
+    assert verdicts(results)[question][0] == "On the whole"
     entry["lift"] = 5.0
     assert verdicts(results)[question][0] == "No"
     assert "does not rise at phantom-2-reports" in verdicts(results)[question][1]
@@ -74,7 +75,7 @@ def test_dp_against_noise(results, low, high, verdict):
             entry["ci"] |= {"low": low, "high": high}
     found, body = verdicts(results)["Did DP training do more than its noise?"]
     assert found == verdict
-    assert ("comes from the noise, not from learning" in body) == (verdict == "Not distinguishable")
+    assert ("nothing here shows that learning" in body) == (verdict == "Not distinguishable")
 
 
 def test_dp_against_one_draw_without_a_paired_interval_says_nothing(results):
@@ -128,7 +129,9 @@ def test_price_verdict(results):
     question = "What did it cost?"
     assert verdicts(results)[question][0] == "A measurable loss"
     find(results, "dp")["utility"]["paired"][0]["ci"]["high"] = 0.001
-    assert verdicts(results)[question][0] == "No measurable loss"
+    assert verdicts(results)[question][0] == "Not resolved to a point"
+    find(results, "dp")["utility"]["paired"][0]["ci"]["low"] = -0.0099
+    assert verdicts(results)[question][0] == "No loss of a point or more"
     find(results, "dp")["utility"]["paired"] = []
     assert verdicts(results)[question][0] == "Not tested"
 

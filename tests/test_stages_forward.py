@@ -1,0 +1,88 @@
+"""Stages hand every setting on to the rooms, and each split to its use: seen on the arguments that arrive there."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+from relink_jax import config as config_lib
+from relink_jax.audit import run as audit_run
+from relink_jax.cohort import schema
+from relink_jax.stages import audit, context, probe
+
+
+class ArrivedError(Exception):
+    """Raised in place of the work, with what arrived."""
+
+
+def small_cohort(tmp_path):
+    """Returns 12 studies of 12 patients with two images each: 6 train, 2 validate, 4 test; studies 1 and 9 without labels."""
+    names = np.array([f"k{number:02d}" for number in range(24)], dtype=object)
+    labels = np.full((12, 14), schema.BLANK, np.int8)
+    labels[:, 0] = 1
+    labels[[1, 9]] = schema.BLANK
+    return schema.Cohort(
+        name="mine",
+        synthetic=True,
+        image_root=tmp_path,
+        image_key=names,
+        image_study=np.arange(24, dtype=np.int32) // 2,
+        image_path=names,
+        image_view=np.full(24, "PA", dtype=object),
+        study_key=names[:12],
+        study_patient=np.arange(12, dtype=np.int32),
+        study_split=np.array(["train"] * 6 + ["validate"] * 2 + ["test"] * 4, dtype=object),
+        study_site=np.full(12, "A", dtype=object),
+        study_exposure=np.full(12, "unseen", dtype=object),
+        study_text=np.arange(12, dtype=np.int32),
+        study_labels=labels,
+        study_has_labels=np.isin(np.arange(12), [1, 9], invert=True),
+        patient_key=names[:12],
+        text=[f"text {number}" for number in range(12)],
+        text_key=names[:12],
+        counts={},
+    )
+
+
+def test_defaults_of_the_audit_are_the_primary_analysis():
+    defaults = {name: parameter.default for name, parameter in inspect.signature(audit_run.audit_inputs).parameters.items()}
+    chosen = config_lib.AuditConfig()
+    assert (chosen.label_policy, chosen.same_patient) == ("ternary", "exclude")
+    for name in ("pool_sizes", "ks", "top_k", "label_policy", "same_patient", "bootstrap_replicates", "level", "mc_repeats", "seed"):
+        assert defaults[name] == getattr(chosen, name), name
+
+
+def test_every_audit_setting_arrives(monkeypatch):
+    settings = {
+        "pool_sizes": (7, 9), "ks": (2,), "top_k": 3, "label_policy": "u_one", "same_patient": "negative", "bootstrap_replicates": 123, "level": 0.8,
+        "mc_repeats": 2, "query_block": 11, "tile": 13, "seed": 5,
+    }  # fmt: skip
+    run = config_lib.RunConfig(audit=config_lib.AuditConfig(**settings))
+
+    def stop(prepared, **given):
+        raise ArrivedError(given)
+
+    monkeypatch.setattr(audit.audit_run, "audit_inputs", stop)
+    with pytest.raises(ArrivedError) as arrived:
+        audit._audit(run, None, mesh="the mesh")
+    assert arrived.value.args[0] == {**settings, "mesh": "the mesh"}
+
+
+def test_unlabelled_studies_arrive_as_unlabelled(tmp_path):
+    cohort = small_cohort(tmp_path)
+    vectors = np.random.default_rng(0).standard_normal((24, 3)).astype(np.float32)
+    prepared = audit._inputs(cohort, cohort.select(split="test"), vectors, vectors[:12])
+    assert prepared.study_has_labels.tolist() == [True, False, True, True]
+    np.testing.assert_allclose(prepared.texts, vectors[8:12] / np.linalg.norm(vectors[8:12], axis=1, keepdims=True), rtol=1e-6)
+
+
+def test_the_probe_is_fitted_on_training_patients_chosen_on_validation_and_scored_on_test(tmp_path, monkeypatch):
+    cohort = small_cohort(tmp_path)
+    features = np.arange(24, dtype=np.float32)[:, None]
+    seen = {}
+    monkeypatch.setattr(probe.probe, "fit_probe", lambda **given: seen.update(train=given["train"][0], validate=given["validate"][0]))
+    monkeypatch.setattr(probe.probe, "evaluate", lambda fitted, **given: seen.update(test=given["test"][0], patients=given["patient_test"]))
+    run = config_lib.RunConfig()
+    probe._probe(run, cohort, context.evaluation_sets(run, cohort), features, "original")
+    assert [seen[name].ravel().tolist() for name in ("train", "validate", "test")] == [list(range(12)), list(range(12, 16)), list(range(16, 24))]
+    assert seen["patients"].tolist() == [8, 8, 9, 9, 10, 10, 11, 11]
