@@ -58,8 +58,11 @@ def launch(stage: str, arguments: Sequence[str]) -> int:
         return 0
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    recorded: tuple[pathlib.Path, bytes] | None = None
     try:
         config, workdir, words, alone = parse(stage, arguments)
+        path = pathlib.Path(workdir, "config.json")
+        recorded = (path, path.read_bytes()) if workdir and path.is_file() else None
         config.validate()
         if STAGES[stage].needs_workdir and not workdir:
             raise errors.UsageError(f"workdir missing on the command line: expected --workdir=DIR, found nothing; try: {STAGES[stage].example}")
@@ -68,6 +71,8 @@ def launch(stage: str, arguments: Sequence[str]) -> int:
         print(module.describe(module.run(config, workdir, *extra, **alone)), flush=True)
         return 0
     except errors.RelinkError as error:
+        if recorded is not None:  # settings of a refused command must not become the workdir's
+            importlib.import_module("relink_jax.stages.context").restore_config(*recorded)
         print(f"relink {stage}: error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:

@@ -10,6 +10,7 @@ plain arguments, and only `stages/` translates one into the other.
 import dataclasses
 import functools
 import json
+import re
 from typing import Any
 
 from relink_jax import errors
@@ -158,6 +159,10 @@ class RunConfig:
         _choice("heads.mechanism.optimizer", self.heads.mechanism.optimizer, ("sgd", "adam"))
         _choice("heads.performance.clipping", self.heads.performance.clipping, ("closed_form", "vmap"))
         _choice("heads.train_split", self.heads.train_split, SPLITS)
+        for path, names in (("models", self.models), ("cohort.name", (self.cohort.name,))):
+            for name in names:
+                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+                    raise errors.UsageError(errors.describe("name", f"config field {path!r}", "letters, digits, '.', '_' and '-'", repr(name)))
         for arm in self.arms:
             _choice("arms", arm, ARMS)
         if self.heads.mechanism.optimizer != "sgd" and self.heads.mechanism.learning_rate == 0:

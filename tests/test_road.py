@@ -186,3 +186,21 @@ def test_embeddings_brought_along_need_no_encoder(tmp_path):
     assert done.stdout.strip().endswith("[]")
     assert "recall" in done.stdout
     assert list((tmp_path / "w" / "results").glob("*.json"))
+
+
+def test_trained_heads_without_their_ledger_are_refused(copy, capsys):
+    (copy / "heads" / "phantom-3-specialist" / "dp" / "privacy_ledger.json").unlink()
+    assert relink("heads", *SMALL, f"--workdir={copy}") == 74
+    assert "privacy ledger missing in heads/phantom-3-specialist/dp" in capsys.readouterr().err
+    assert relink("audit", *SMALL, f"--workdir={copy}") == 74
+
+
+def test_settings_of_a_refused_command_do_not_stay(copy):
+    before = (copy / "config.json").read_bytes()
+    assert relink("audit", "--config.audit.ks=1,5000", "--config.audit.pool_sizes=10,5000", f"--workdir={copy}") == 65
+    assert (copy / "config.json").read_bytes() == before
+
+
+def test_a_model_name_cannot_leave_the_workdir(tmp_path):
+    assert relink("convert", "--model=../evil", f"--workdir={tmp_path / 'w'}") == 2
+    assert not (tmp_path / "evil").exists()

@@ -10,6 +10,7 @@ from relink_jax.audit import comparison, importer, result
 from relink_jax.audit import inputs as inputs_lib
 from relink_jax.audit import run as audit_run
 from relink_jax.cohort import schema
+from relink_jax.privacy import ledger as ledger_lib
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import provenance
 from relink_jax.stages import context
@@ -138,7 +139,7 @@ def _model_record(found: workdir_lib.Workdir, model: str, arm: str) -> dict[str,
     converted = files.read_json(found.model(model) / "provenance.json")
     card = files.read_json(found.heads(model, arm) / "card.json")
     path = found.heads(model, arm) / "privacy_ledger.json"
-    ledger = files.read_json(path) if path.exists() else None
+    ledger = ledger_lib.load(path) if arm == "dp" or context.is_noise(arm) or path.exists() else None
     dp = None
     if ledger is not None and ledger["data_used"] and not ledger["epsilon"]["infinite"]:
         epsilon = ledger["epsilon"]

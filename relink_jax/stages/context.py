@@ -30,6 +30,11 @@ def open_run(config: config_lib.RunConfig, workdir: str | pathlib.Path) -> workd
     return found
 
 
+def restore_config(path: pathlib.Path, content: bytes) -> None:
+    """Writes back the config a workdir had recorded before a command that was refused."""
+    files.write_bytes(path, content)
+
+
 def load_cohort(config: config_lib.RunConfig, found: workdir_lib.Workdir) -> schema.Cohort:
     """Returns the saved cohort; `StoreError` when the cohort stage has not run."""
     return schema.load(found.cohort, image_root(config, found))

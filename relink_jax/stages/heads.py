@@ -71,6 +71,10 @@ def _arm(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schem
                 errors.describe("heads of other settings", f"heads/{model}/{arm}", "the settings they were trained with", "changed ones; use a fresh workdir")
             )
         path = directory / ledger_lib.FILE_NAME
+        if arm not in ("original", "random") and not path.exists():
+            raise errors.StoreError(
+                errors.describe("privacy ledger missing", f"heads/{model}/{arm}", f"{ledger_lib.FILE_NAME} beside trained heads", "nothing")
+            )
         return Arm(model, arm, directory, ledger_lib.load(path) if path.exists() else None)
     original, card = heads_lib.load(found.heads(model, "original"))
     about = {"arm": arm, "original_sha256": card["heads_sha256"], "settings": settings, "settings_sha256": digests.value_digest(settings)}

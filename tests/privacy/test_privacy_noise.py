@@ -66,3 +66,9 @@ def test_sensitivity_of_the_objective_reaches_the_noise():
     total = clipping.zero_sum(objective, clipped(1.0).value, l2_norm_clip=7.0)
     drawn = np.asarray(noise.add_noise(total, 1.0, noise.fresh_key())["image"]["kernel"])
     assert drawn.std() == pytest.approx(7.0, rel=0.02)
+
+
+def test_noise_is_drawn_in_full_float32():
+    entries = np.asarray(noise.add_noise(clipped(1.0), 1.0, jax.random.key(0))["image"]["kernel"]).ravel()
+    assert entries.dtype == np.float32
+    assert len(np.unique(entries)) > 0.99 * len(entries)

@@ -218,3 +218,26 @@ def test_bad_input_is_named_before_any_step(toy):
 def test_a_step_size_that_destroys_the_heads_is_refused(toy):
     with pytest.raises(errors.UsageError, match="learning_rate"):
         training.train_heads(*toy.arguments, **{**SMALL, "learning_rate": 1e39})
+
+
+@pytest.mark.parametrize("unit", ["patient", "pair"])
+def test_every_step_draws_a_batch_of_the_accounted_units_at_the_accounted_rate(toy, monkeypatch, unit):
+    made, draws, sound = [], [], sampling.PoissonSampler
+
+    class Spy(sound):
+        def __init__(self, units, q, *rest):
+            made.append((np.asarray(units).copy(), q))
+            super().__init__(units, q, *rest)
+
+        def sample(self):
+            draws.append(super().sample())
+            return draws[-1]
+
+    monkeypatch.setattr(sampling, "PoissonSampler", Spy)
+    trained = training.train_heads(*toy.arguments, **SMALL, unit=unit)
+    (units, q), owners = made[0], np.asarray(toy.arguments[3])
+    assert len(made) == 1
+    assert units.tolist() == (np.unique(owners, return_inverse=True)[1].tolist() if unit == "patient" else list(range(len(owners))))
+    assert str(q) == trained.ledger["sampling"]["q"]
+    assert len(draws) == SMALL["iterations"]
+    assert len({draw.tobytes() for draw in draws}) > 1
