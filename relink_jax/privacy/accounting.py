@@ -8,11 +8,12 @@ the actual sensitivity (2C), PLD relative to the per-record norm bound (C) and d
 look tighter than PLD. So events are built per accountant from (noise stddev, sensitivity), and stored under that view.
 """
 
+import contextlib
 import dataclasses
 import fractions
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from relink_jax import errors
@@ -22,7 +23,23 @@ VIEWS = ("rdp", "pld")
 PLD_GRID = 1e-4
 GROUP_PLD_GRID = 1e-3
 DELTA_GRID = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
-_EVENTS = ("SelfComposedDpEvent", "ComposedDpEvent", "PoissonSampledDpEvent", "GaussianDpEvent", "NonPrivateDpEvent", "NoOpDpEvent")
+MULTIPLIERS = (1e-2, 1e5)  # nonzero noise multipliers with a price; one full step at the smallest has an epsilon near 5,000
+STEPS = 10**7
+_CLT_MU = 10.0
+
+
+def _number_in(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+_EVENTS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "SelfComposedDpEvent": {"event": lambda value: isinstance(value, dict), "count": lambda value: type(value) is int and 1 <= value <= STEPS},
+    "ComposedDpEvent": {"events": lambda value: isinstance(value, list) and len(value) > 0},
+    "PoissonSampledDpEvent": {"sampling_probability": _number_in(0, 1), "event": lambda value: isinstance(value, dict)},
+    "GaussianDpEvent": {"noise_multiplier": _number_in(MULTIPLIERS[0] / 2, MULTIPLIERS[1])},
+    "NonPrivateDpEvent": {},
+    "NoOpDpEvent": {},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +49,7 @@ class Mechanism:
     Attributes:
         sampling_probability: exact inclusion probability q of a unit per step.
         noise_stddev: standard deviation of the noise on the clipped sum.
-        sensitivity: add/remove L2 sensitivity of that sum, as declared by the objective.
+        sensitivity: add/remove (and zero-out) L2 sensitivity of that sum, as declared by the objective.
         iterations: noisy steps.
         relation: neighboring relation of the claim, one of `RELATIONS`.
         data_used: false for the noise-only control, whose output is independent of the private data.
@@ -83,16 +100,18 @@ def build_event(mechanism: Mechanism, view: str) -> Any:
     """Returns the DpEvent that accountant `view` ('rdp' or 'pld') must be given, or None where it has no bound for it.
 
     No-noise mechanisms and disclosed randomness give `NonPrivateDpEvent`; controls without data and zero steps give `NoOpDpEvent`.
-    Raises: UnsoundError: a negative or non-finite noise, or a sensitivity that is not positive and finite.
+    Raises: UnsoundError: noise that is neither 0 nor within `MULTIPLIERS` of the sensitivity, or a sensitivity that is not positive and finite.
     """
     import dp_accounting
 
     factor = relation_factor(mechanism.relation)
     if not mechanism.data_used or mechanism.iterations == 0:
         return dp_accounting.NoOpDpEvent()
-    if not (0 < mechanism.sensitivity < math.inf and 0 <= mechanism.noise_stddev < math.inf):
+    bounded = 0 < mechanism.sensitivity < math.inf
+    if not (bounded and (mechanism.noise_stddev == 0 or MULTIPLIERS[0] * (1 - 1e-9) <= mechanism.noise_multiplier <= MULTIPLIERS[1])):
         found = f"noise {mechanism.noise_stddev:g}, sensitivity {mechanism.sensitivity:g}"
-        raise errors.UnsoundError(errors.describe("noise or sensitivity", "mechanism", "finite noise and a positive finite sensitivity", found))
+        expected = f"a positive finite sensitivity, and noise of 0 or {MULTIPLIERS[0]:g} to {MULTIPLIERS[1]:g} times it"
+        raise errors.UnsoundError(errors.describe("noise or sensitivity", "mechanism", expected, found))
     if mechanism.disclosed or mechanism.noise_stddev == 0:
         return dp_accounting.NonPrivateDpEvent()
     q = float(mechanism.sampling_probability)
@@ -122,13 +141,12 @@ def epsilon_of(event: Any, view: str, relation: str, deltas: Sequence[float], gr
         return [(math.inf, None)] * len(deltas)
     if names == {"NoOpDpEvent"}:
         return [(0.0, None)] * len(deltas)
-    accountant = _accountant(event, view, relation, grid)
     found: list[tuple[float, float | None]] = []
     for delta in deltas:
-        if view == "rdp":
-            epsilon, order = (float(value) for value in accountant.get_epsilon_and_optimal_order(delta))
-        else:
-            epsilon, order = float(accountant.get_epsilon(delta)), None
+        with _quiet():
+            accountant = _accountant(event, view, relation, pld_grid(event, grid))
+            epsilon, order = accountant.get_epsilon_and_optimal_order(delta) if view == "rdp" else (accountant.get_epsilon(delta), None)
+        epsilon, order = float(epsilon), None if order is None else float(order)
         if not math.isfinite(epsilon) or epsilon < 0:
             raise errors.UnsoundError(errors.describe("epsilon", f"{view} accountant at delta {delta:g}", "a finite number of at least 0", f"{epsilon:g}"))
         found.append((epsilon, order))
@@ -147,6 +165,41 @@ def _accountant(event: Any, view: str, relation: str, grid: float) -> Any:
     if not accountant.supports(event):
         raise errors.UnsoundError(errors.describe("event", f"{view} accountant", "an event it bounds", type(event).__name__))
     return accountant.compose(event)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Holds back dp_accounting's log lines on Renyi orders it leaves out; leaving one out can only raise epsilon."""
+    from absl import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def pld_grid(event: Any, finest: float = PLD_GRID) -> float:
+    """Returns the spacing of privacy losses for `event`: `finest`, or wider where little noise makes losses so large that it would take minutes.
+
+    Any spacing gives an upper bound; the widest changes epsilons in the thousands by less than 0.1 percent.
+    """
+    step, total = _loss_reach(event)
+    return max(finest, step / 1e6, total / 1e8)
+
+
+def _loss_reach(event: Any) -> tuple[float, float]:
+    """Returns the range of losses of the noisiest single step and, growing with the root of their number, of all steps."""
+    if hasattr(event, "events"):
+        steps, totals = zip(*map(_loss_reach, event.events), strict=True)
+        return max(steps), math.hypot(*totals)
+    if hasattr(event, "event"):
+        step, total = _loss_reach(event.event)
+        return step, total * math.sqrt(getattr(event, "count", 1))
+    noise = getattr(event, "noise_multiplier", getattr(event, "standard_deviation", math.inf))
+    shift = max(getattr(event, "sensitivities", (1,))) / noise
+    return (shift**2 + 20 * shift,) * 2
 
 
 def price(mechanism: Mechanism, delta: float, deltas: Sequence[float] = ()) -> Epsilons:
@@ -174,26 +227,27 @@ def price_events(events: dict[str, Any], relation: str, delta: float, deltas: Se
 
 @functools.lru_cache(maxsize=64)
 def calibrate(sampling_probability: fractions.Fraction, iterations: int, target_epsilon: float, target_delta: float) -> float:
-    """Returns the smallest noise multiplier (to 1e-5) whose add/remove RDP epsilon is at most `target_epsilon` at `target_delta`.
+    """Returns the smallest noise multiplier (to 1e-5) whose add/remove (and zero-out) RDP epsilon is at most `target_epsilon` at `target_delta`.
 
-    Raises: UsageError: targets that are not positive, or out of reach of a noise multiplier between 0.01 and 1e5.
+    Raises: UsageError: targets that are not positive and finite, or out of reach of a noise multiplier within `MULTIPLIERS`.
     """
     import dp_accounting
     from dp_accounting import rdp
 
-    if not (target_epsilon > 0 and 0 < target_delta < 1 and iterations >= 1):
+    if not (0 < target_epsilon < math.inf and 0 < target_delta < 1 and iterations >= 1):
         found = f"epsilon {target_epsilon:g}, delta {target_delta:g}, {iterations} iterations"
-        raise errors.UsageError(errors.describe("privacy target", "mechanism", "epsilon > 0, 0 < delta < 1 and at least one iteration", found))
+        raise errors.UsageError(errors.describe("privacy target", "mechanism", "a finite epsilon > 0, 0 < delta < 1 and at least one iteration", found))
 
     def event(multiplier: float) -> Any:
         return build_event(Mechanism(sampling_probability, float(multiplier), 1.0, iterations), "rdp")
 
-    bracket = dp_accounting.ExplicitBracketInterval(1e-2, 1e5)
+    bracket = dp_accounting.ExplicitBracketInterval(*MULTIPLIERS)
     try:
-        return float(dp_accounting.calibrate_dp_mechanism(rdp.RdpAccountant, event, target_epsilon, target_delta, bracket, tol=1e-5))
+        with _quiet():
+            return float(dp_accounting.calibrate_dp_mechanism(rdp.RdpAccountant, event, target_epsilon, target_delta, bracket, tol=1e-5))
     except (ValueError, dp_accounting.mechanism_calibration.NoBracketIntervalFoundError) as error:
         found = f"epsilon {target_epsilon:g} at delta {target_delta:g}"
-        raise errors.UsageError(errors.describe("privacy target", "mechanism", "one that a noise multiplier in [0.01, 1e5] reaches", found)) from error
+        raise errors.UsageError(errors.describe("privacy target", "mechanism", f"one that a noise multiplier in {list(MULTIPLIERS)} reaches", found)) from error
 
 
 def group_epsilon(mechanism: Mechanism, pairs: int, delta: float) -> float:
@@ -216,14 +270,18 @@ def group_epsilon(mechanism: Mechanism, pairs: int, delta: float) -> float:
 
 
 def gaussian_clt(mechanism: Mechanism, delta: float) -> float | None:
-    """Returns the central-limit (Gaussian DP) epsilon, an approximation that understates and is never a bound; None without a guarantee."""
+    """Returns the central-limit (Gaussian DP) epsilon, an approximation and never a bound; None without a guarantee or far from the limit.
+
+    It understates where the noise exceeds the sensitivity and can overstate below; a Gaussian parameter above 10 is not reported.
+    """
     import dp_accounting
 
     if type(build_event(mechanism, "pld")).__name__ in ("NoOpDpEvent", "NonPrivateDpEvent"):
         return None
     q, steps = float(mechanism.sampling_probability), mechanism.iterations
-    mu = math.sqrt(steps) / mechanism.noise_multiplier if q == 1 else q * math.sqrt(steps * math.expm1(mechanism.noise_multiplier**-2))
-    return float(dp_accounting.get_epsilon_gaussian(1 / mu, delta))
+    exponent = min(mechanism.noise_multiplier**-2, 100.0)
+    mu = math.sqrt(steps) / mechanism.noise_multiplier if q == 1 else q * math.sqrt(steps * math.expm1(exponent))
+    return float(dp_accounting.get_epsilon_gaussian(1 / mu, delta)) if mu <= _CLT_MU else None
 
 
 def membership_advantage(epsilon: float, delta: float) -> float:
@@ -241,13 +299,16 @@ def event_from_json(value: Any) -> Any:
     from dp_accounting import dp_event
 
     name = value.get("class_name") if isinstance(value, dict) else None
-    if name not in _EVENTS:
+    if not isinstance(name, str) or name not in _EVENTS:
         raise errors.StoreError(errors.describe("event", "privacy ledger", f"one of {list(_EVENTS)}", repr(name)))
-    fields = {key: _event_or_value(item) for key, item in value.items() if key not in ("class_name", "module_name")}
-    try:
-        return getattr(dp_event, name)(**fields)
-    except (TypeError, ValueError) as error:
-        raise errors.StoreError(errors.describe("event", "privacy ledger", f"the fields of {name}", f"{sorted(fields)}")) from error
+    fields = {key: item for key, item in value.items() if key not in ("class_name", "module_name")}
+    rules = _EVENTS[name]
+    if set(fields) != set(rules) or not all(rule(fields[key]) for key, rule in rules.items()):
+        raise errors.StoreError(errors.describe("event", "privacy ledger", f"{name} with {sorted(rules) or 'no fields'} in range", "other fields or values"))
+    event = getattr(dp_event, name)(**{key: _event_or_value(item) for key, item in fields.items()})
+    if event_to_json(event) != value:
+        raise errors.StoreError(errors.describe("event", "privacy ledger", f"{name} of {dp_event.__name__}", "one of another module"))
+    return event
 
 
 def _event_or_value(item: Any) -> Any:

@@ -81,7 +81,8 @@ def warnings(runs: Sequence[Run]) -> list[str]:
         notes.append("recorded deltas differ: compare the rows priced again at a common delta, not the recorded epsilons.")
     for run in runs:
         notes += [f"{run.name}: {note}" for note in _own_warnings(run.ledger)]
-    if len(on_data) > 1 and len({ledger["dataset"].get("name") for ledger in on_data}) == 1:
+    names = {ledger["dataset"]["name"] for ledger in on_data}
+    if len(on_data) > 1 and len(names) == 1 and None not in names:
         notes.append("these runs name the same cohort: if more than one is released, their events compose and the total is larger than any of them.")
     return notes
 

@@ -66,16 +66,15 @@ class PublicBank:
     def refuse_private(self, text_features: np.ndarray) -> None:
         """Raises `UnsoundError` when at least half of the anchors equal a private text row byte for byte.
 
+        This catches the mistake of passing the training texts as the bank, and nothing subtler: rows are compared for exact equality, so
+        private texts that were paraphrased, reformatted or encoded at another precision pass. That a bank is public rests on its provenance.
         A few equal rows are expected, since a fixed synthetic normal report can also occur in an archive; half a bank cannot.
         """
         rows = np.ascontiguousarray(text_features, dtype=np.float32)
         private = {row.tobytes() for row in rows}
-        shared = sum(row.tobytes() in private for row in self.features)
-        if shared >= _MAX_SHARED * len(self.features):
+        if sum(row.tobytes() in private for row in self.features) >= _MAX_SHARED * len(self.features):
             raise errors.UnsoundError(
-                errors.describe(
-                    "anchors", "public bank", "texts chosen without the private set", f"{shared} of {len(self.features)} rows equal to private rows"
-                )
+                errors.describe("anchors", "public bank", "texts chosen without the private set", "half of the rows or more equal to private rows")
             )
 
 
@@ -152,10 +151,10 @@ class AnchorInfoNCE:
 def get_objective(name: str, temperature: float) -> Objective:
     """Returns the objective called `name`.
 
-    Raises: UsageError: unknown name, or a temperature that is not positive.
+    Raises: UsageError: unknown name, or a temperature that is not positive and finite.
     """
     if name != AnchorInfoNCE.name:
         raise errors.UsageError(errors.describe("objective", "mechanism", repr(AnchorInfoNCE.name), repr(name)) + errors.suggest(name, [AnchorInfoNCE.name]))
-    if not temperature > 0:
-        raise errors.UsageError(errors.describe("temperature", "mechanism", "a positive number", f"{temperature:g}"))
+    if not 0 < temperature < float("inf"):
+        raise errors.UsageError(errors.describe("temperature", "mechanism", "a positive finite number", f"{temperature:g}"))
     return AnchorInfoNCE(float(temperature))

@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 from relink_jax import errors, heads
-from relink_jax.privacy import accounting, noise, objectives, sampling, selftest
+from relink_jax.privacy import accounting, arguments, noise, objectives, sampling, selftest
 from relink_jax.privacy import clipping as clip
 from relink_jax.privacy import ledger as ledgers
 from relink_jax.runtime import progress
@@ -62,12 +62,14 @@ def train_heads(
     chunk: int = 256,
     ledger_path: pathlib.Path | None = None,
     dataset: Mapping[str, Any] | None = None,
+    tuned: bool | None = None,
+    n_trials: int | None = None,
     public_tuning_data: str | None = None,
     test_seed: int | None = None,
 ) -> TrainedHeads:
     """Returns heads trained with differential privacy from `initial`, with the ledger of what that spent.
 
-    Sensitivity: add/remove of one unit moves each clipped sum by at most `objective.sensitivity('add_remove', l2_norm_clip)`.
+    Sensitivity: blanking one unit (zero-out) moves each clipped sum by at most `objective.sensitivity('zero_out', l2_norm_clip)`.
     Private: both feature arrays and which unit owns which pair. Public: everything else, including the numbers of units and pairs.
 
     Args:
@@ -78,26 +80,43 @@ def train_heads(
         public: anchor bank, features [A, F_t].
         unit: 'patient' (one random own pair of each sampled patient per step) or 'pair'.
         target_epsilon, target_delta: what the noise is calibrated to, by RDP, unless `noise_multiplier` is given.
-        noise_multiplier: noise stddev relative to the sensitivity; 0 trains without privacy and the ledger says so.
+        noise_multiplier: noise stddev relative to the sensitivity, at least 0.01; 0 trains without privacy and the ledger says so.
         data: false for the noise-only control, which sets every gradient to zero and reads no private row.
         ledger_path: where `privacy_ledger.json` is written before the first step and after the last.
         dataset: public description of the cohort for the ledger (name, split, site, synthetic); no identifiers.
-        public_tuning_data: what public data the settings were chosen on, for the ledger; choosing on private data is not recorded here.
+        tuned, n_trials: whether the settings were tuned on private or held-out results, and in how many trials, as the caller declares;
+            None is recorded as 'not recorded'. Neither changes epsilon.
+        public_tuning_data: what public data the settings were chosen on, for the ledger.
         test_seed: fixes all randomness for tests; the ledger then says 'not private'.
 
     Raises:
-        DataError: arrays of wrong shape or length.
-        UsageError: a mechanism argument out of range, or a learning rate at which the heads stop being finite.
+        DataError: arrays of wrong shape or length, or initial heads that are not finite.
+        UsageError: an argument out of range, `dataset` fields that the ledger fills itself, or a learning rate at which the heads stop
+            being finite.
         UnsoundError: a private anchor bank, or a failed self-test.
         StoreError: an unwritable ledger, or a damaged one already there.
     """
-    _check_arrays(initial, image_features, text_features, pair_unit, public)
+    arguments.check_arrays(initial, image_features, text_features, pair_unit, public)
+    arguments.check_choice("optimizer", optimizer, OPTIMIZERS)
+    arguments.check_choice("clipping", clipping, clip.IMPLEMENTATIONS)
+    arguments.check_number("chunk", chunk, 1, whole=True)
+    arguments.check_number("expected_batch_size", expected_batch_size, 1, whole=True)
+    arguments.check_number("iterations", iterations, 1, accounting.STEPS, whole=True)
+    arguments.check_float32("l2_norm_clip", l2_norm_clip)
+    arguments.check_float32("temperature", temperature)
+    arguments.check_positive("learning_rate", learning_rate)
+    arguments.check_delta(target_delta)
+    if noise_multiplier is None:
+        arguments.check_positive("target_epsilon", target_epsilon)
+    else:
+        arguments.check_noise_multiplier(noise_multiplier)
+    arguments.check_dataset(dataset or {})
+    arguments.check_selection(tuned, n_trials, public_tuning_data)
+    iterations, expected_batch_size = int(iterations), int(expected_batch_size)
+    target_delta, l2_norm_clip, learning_rate, temperature = float(target_delta), float(l2_norm_clip), float(learning_rate), float(temperature)
     if data:
         public.refuse_private(text_features)
-    if optimizer not in OPTIMIZERS:
-        raise errors.UsageError(
-            errors.describe("optimizer", "mechanism", f"one of {list(OPTIMIZERS)}", repr(optimizer)) + errors.suggest(optimizer, OPTIMIZERS)
-        )
+    initial = jax.tree.map(lambda array: np.asarray(array, np.float32), initial)
     chosen = objectives.get_objective(objective, temperature)
     units = sampling.unit_index(pair_unit, unit)
     n_units = int(units.max()) + 1
@@ -105,8 +124,8 @@ def train_heads(
     rows, fitted = sampling.physical_cap(expected_batch_size, n_units, chunk)
     calibrated = noise_multiplier is None
     multiplier = accounting.calibrate(q, iterations, target_epsilon, target_delta) if noise_multiplier is None else float(noise_multiplier)
-    bound = chosen.sensitivity("add_remove", l2_norm_clip)
-    mechanism = accounting.Mechanism(q, noise.stddev(multiplier, bound), bound, iterations, data_used=data, disclosed=test_seed is not None)
+    bound = chosen.sensitivity(ledgers.RELATION, l2_norm_clip)
+    mechanism = accounting.Mechanism(q, noise.stddev(multiplier, bound), bound, iterations, ledgers.RELATION, data, disclosed=test_seed is not None)
     ledger = ledgers.planned(
         objective=chosen,
         bank=public,
@@ -118,7 +137,7 @@ def train_heads(
         implementation=clipping,
         expected_batch_size=expected_batch_size,
         physical_cap=rows,
-        target_epsilon=target_epsilon if calibrated else None,
+        target_epsilon=float(target_epsilon) if calibrated else None,
         delta=target_delta,
         optimizer={"name": optimizer, "learning_rate": learning_rate},
         n_parameters=sum(np.size(leaf) for leaf in jax.tree.leaves(initial)),
@@ -126,13 +145,13 @@ def train_heads(
         device={"kind": jax.devices()[0].device_kind, "count": jax.device_count(), "processes": jax.process_count()},
         dataset=dataset or {},
         settings={"temperature": temperature},
-        public_tuning_data=public_tuning_data,
+        selection={"tuned": tuned, "n_trials": None if n_trials is None else int(n_trials), "public_tuning_data": public_tuning_data},
     )
     params = jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), initial)
     bank = jnp.asarray(public.features)
     passed = selftest.check(chosen, params, bank, l2_norm_clip=l2_norm_clip, implementation=clipping)
     token_bytes = secrets.token_bytes if test_seed is None else np.random.default_rng(test_seed).bytes
-    total: Callable[[heads.Heads], clip.ClippedSum] = functools.partial(clip.zero_sum, chosen, l2_norm_clip=l2_norm_clip)
+    total: Callable[[heads.Heads], clip.ClippedSum] = functools.partial(clip.zero_sum, chosen, l2_norm_clip=l2_norm_clip, relation=ledgers.RELATION)
     if data:
         sampler = sampling.PoissonSampler(units, q, token_bytes)
         total = _PrivateSum(chosen, image_features, text_features, bank, sampler, rows, l2_norm_clip, clipping, fitted)
@@ -167,7 +186,7 @@ class _PrivateSum:
         self._objective, self._sampler, self._rows = objective, sampler, rows
         self._arrays = (jnp.asarray(image_features, jnp.float32), jnp.asarray(text_features, jnp.float32))
         self._public = public
-        self._settings: dict[str, Any] = {"l2_norm_clip": l2_norm_clip, "implementation": implementation, "chunk": chunk}
+        self._settings: dict[str, Any] = {"l2_norm_clip": l2_norm_clip, "implementation": implementation, "chunk": chunk, "relation": ledgers.RELATION}
 
     def __call__(self, params: heads.Heads) -> clip.ClippedSum:
         blocks = sampling.blocks(self._sampler.sample(), self._rows)
@@ -203,24 +222,3 @@ def _recorded(ledger: dict[str, Any], path: pathlib.Path | None, self_test: str)
         record.ledger = ledgers.sealed(ledgers.executed(ledger, record.executed, record.released, self_test))
         if path is not None:
             ledgers.save(path, record.ledger)
-
-
-def _check_arrays(initial: heads.Heads, image_features: np.ndarray, text_features: np.ndarray, pair_unit: np.ndarray, public: objectives.PublicBank) -> None:
-    if set(initial) != set(heads.SIDES):
-        raise errors.DataError(errors.describe("heads", "training input", f"sides {list(heads.SIDES)}", f"{sorted(initial)}"))
-    for side, features in (("image", image_features), ("text", text_features)):
-        kernel = np.shape(initial[side]["kernel"])
-        if np.ndim(features) != 2 or len(kernel) != 2 or np.shape(features)[1] != kernel[0]:
-            raise errors.DataError(
-                errors.describe(f"{side} features", "training input", f"shape [N, {kernel[0]}] for a head of shape {kernel}", f"shape {np.shape(features)}")
-            )
-        if len(features) != len(pair_unit):
-            raise errors.DataError(errors.describe(f"{side} features", "training input", f"{len(pair_unit)} rows, one per pair", f"{len(features)}"))
-    if public.features.shape[1] != np.shape(text_features)[1]:
-        raise errors.DataError(
-            errors.describe("anchor features", "public bank", f"width {np.shape(text_features)[1]}, as the text features", str(public.features.shape[1]))
-        )
-    if np.shape(initial["image"]["kernel"])[1] != np.shape(initial["text"]["kernel"])[1]:
-        raise errors.DataError(
-            errors.describe("heads", "training input", "one embedding width", f"{[np.shape(initial[side]['kernel'])[1] for side in heads.SIDES]}")
-        )

@@ -49,7 +49,7 @@ def test_calibration_finds_the_tabulated_noise_and_hits_the_target(units, batch,
     assert 0.34 - 1e-3 < reached <= 0.34
 
 
-@pytest.mark.parametrize("target", [(0.0, 1e-5), (-1.0, 1e-5), (float("nan"), 1e-5), (1.0, 0.0), (1.0, 1.0), (1e7, 1e-5)])
+@pytest.mark.parametrize("target", [(0.0, 1e-5), (-1.0, 1e-5), (float("nan"), 1e-5), (1.0, 0.0), (1.0, 1.0), (1e7, 1e-5), (math.inf, 1e-5)])
 def test_unreachable_targets_are_refused(target):
     with pytest.raises(errors.UsageError, match="privacy target"):
         accounting.calibrate(F(1, 10), 10, *target)
@@ -86,10 +86,11 @@ def test_replace_one_conventions_are_normalised():
     assert subsampled.pld == pytest.approx(0.652, abs=2e-3)
 
 
-def test_zero_out_costs_what_add_remove_costs():
-    first, second = (accounting.price(mechanism(relation=relation), 1e-5) for relation in ("add_remove", "zero_out"))
-    assert first.rdp == second.rdp
-    assert second.pld == pytest.approx(first.pld, abs=2e-3)
+@pytest.mark.parametrize(("q", "multiplier", "steps"), [(F(1, 10), 2.0, 20), (F(1024, 166667), 2.0, 814), (F(1), 20.0, 10), (F(1, 4), 0.3, 4)])
+def test_zero_out_costs_what_add_remove_costs(q, multiplier, steps):
+    first, second = (accounting.price(mechanism(q, multiplier, steps, relation=relation), 1e-5) for relation in ("add_remove", "zero_out"))
+    assert second.rdp == pytest.approx(first.rdp, rel=1e-12)
+    assert second.pld == pytest.approx(first.pld, rel=1e-9)
 
 
 def test_no_noise_and_known_randomness_are_infinite_and_no_data_is_free():
@@ -108,7 +109,7 @@ def test_no_noise_and_known_randomness_are_infinite_and_no_data_is_free():
 def test_silent_zero_and_unsound_inputs_are_refused():
     with pytest.raises(errors.UnsoundError, match="smaller delta"):
         accounting.price(mechanism(multiplier=1e4), 0.05)
-    for noise, sensitivity in ((1.0, 0.0), (1.0, math.inf), (math.inf, 1.0), (-1.0, 1.0), (math.nan, 1.0)):
+    for noise, sensitivity in ((1.0, 0.0), (1.0, math.inf), (math.inf, 1.0), (-1.0, 1.0), (math.nan, 1.0), (1e-3, 1.0), (1e-200, 1.0)):
         with pytest.raises(errors.UnsoundError, match="noise or sensitivity"):
             accounting.build_event(accounting.Mechanism(F(1, 2), noise, sensitivity, 3), "rdp")
 
@@ -137,10 +138,42 @@ def test_clt_is_below_the_bound_and_advantage_is_as_published():
     assert accounting.membership_advantage(0.0, 0.0) == 0.0
 
 
+OUT_OF_RANGE = [{"class_name": "GaussianDpEvent", "noise_multiplier": bad} for bad in ("2", True, None, 0.0, -1.0, 1e-9, math.nan, math.inf)] + [
+    {"class_name": "SelfComposedDpEvent", "event": {"class_name": "NoOpDpEvent"}, "count": 1.5},
+    {"class_name": "SelfComposedDpEvent", "event": [], "count": 2},
+    {"class_name": "PoissonSampledDpEvent", "event": {"class_name": "NoOpDpEvent"}, "sampling_probability": 2},
+    {"class_name": "ComposedDpEvent", "events": []},
+    {"class_name": ["GaussianDpEvent"]},
+]
+
+
 def test_events_round_trip_and_unknown_classes_are_refused():
     for made in (mechanism(), mechanism(q=F(1)), mechanism(multiplier=0.0), mechanism(data_used=False)):
         event = accounting.compose([accounting.build_event(made, "pld")] * 2)
         assert accounting.event_from_json(accounting.event_to_json(event)) == event
-    for bad in ({"class_name": "UnsupportedDpEvent"}, {"class_name": "GaussianDpEvent", "sigma": 1.0}, {"module_name": "os"}, None, 3):
+    for bad in ({"class_name": "UnsupportedDpEvent"}, {"class_name": "GaussianDpEvent", "sigma": 1.0}, {"module_name": "os"}, None, 3, *OUT_OF_RANGE):
         with pytest.raises(errors.StoreError, match="event"):
             accounting.event_from_json(bad)
+
+
+@pytest.mark.parametrize("multiplier", [0.01, 0.05])
+def test_hardly_any_noise_has_a_price_in_seconds_and_prints_nothing(multiplier, caplog):
+    found = accounting.price(mechanism(F(1, 4), multiplier, 4), 6e-6)
+    assert 900 < found.pld < found.rdp < 2.3e4
+    assert accounting.gaussian_clt(mechanism(F(1, 4), multiplier, 4), 6e-6) is None
+    assert accounting.membership_advantage(found.rdp, 6e-6) == 1.0
+    assert not caplog.records
+
+
+def test_calibration_to_a_huge_epsilon_prints_nothing(caplog):
+    multiplier = accounting.calibrate(F(1, 4), 4, 800.0, 6e-6)
+    assert 799 < accounting.price(mechanism(F(1, 4), multiplier, 4), 6e-6).rdp <= 800
+    assert not caplog.records
+
+
+def test_a_wider_grid_of_losses_is_for_little_noise_only_and_changes_little():
+    event = {multiplier: accounting.build_event(mechanism(F(1, 4), multiplier, 4), "pld") for multiplier in (0.1, 0.5, 20.0)}
+    assert accounting.pld_grid(event[0.5]) == accounting.pld_grid(event[20.0]) == accounting.PLD_GRID
+    assert accounting.pld_grid(event[0.1]) > accounting.PLD_GRID
+    assert accounting.epsilon_of(event[0.1], "pld", "zero_out", [6e-6])[0][0] == pytest.approx(252.7316, rel=1e-5)
+    assert accounting.pld_grid(accounting.compose([event[20.0], event[0.1]])) >= accounting.pld_grid(event[0.1])

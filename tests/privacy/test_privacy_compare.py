@@ -55,6 +55,13 @@ def test_what_may_not_be_ranked_is_said(heads_dir):
     assert "No warnings" in compare.compare([heads_dir / "dp", heads_dir / "noise_only"])
 
 
+def test_runs_that_name_no_cohort_or_others_are_not_said_to_share_one(toy, tmp_path):
+    for name, dataset in (("first", None), ("second", {}), ("third", {"name": "toy"})):
+        training.train_heads(*toy.arguments, **SMALL | {"iterations": 1, "dataset": dataset}, ledger_path=tmp_path / name / ledger.FILE_NAME)
+    assert "same cohort" not in compare.compare([tmp_path / "first", tmp_path / "second"])
+    assert "same cohort" not in compare.compare([tmp_path])
+
+
 def test_runs_without_a_guarantee_are_flagged(toy, tmp_path):
     for name, change in (("open", {"noise_multiplier": 0.0}), ("seeded", {"test_seed": 1}), ("loose", {"target_delta": 0.03, "target_epsilon": 2.0})):
         training.train_heads(*toy.arguments, **SMALL, **change, ledger_path=tmp_path / name / ledger.FILE_NAME)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from relink_jax import errors
-from relink_jax.privacy import clipping, objectives, selftest
+from relink_jax.privacy import clipping, objectives, sampling, selftest, training
 
 
 def run(toy, objective, implementation="closed_form"):
@@ -19,11 +19,12 @@ def test_anchor_objective_passes(toy, implementation):
     assert run(toy, objectives.get_objective("anchor_infonce", 0.1), implementation) == "passed"
 
 
-def test_understated_sensitivity_is_caught(toy):
-    class Understated(objectives.AnchorInfoNCE):
-        def sensitivity(self, relation, l2_norm_clip):
-            return 0.5 * super().sensitivity(relation, l2_norm_clip)
+class Understated(objectives.AnchorInfoNCE):
+    def sensitivity(self, relation, l2_norm_clip):
+        return 0.5 * super().sensitivity(relation, l2_norm_clip)
 
+
+def test_understated_sensitivity_is_caught(toy):
     with pytest.raises(errors.UnsoundError, match="sensitivity"):
         run(toy, Understated(0.1))
 
@@ -60,3 +61,22 @@ def test_in_batch_negatives_claimed_per_record_are_caught(toy, monkeypatch):
     monkeypatch.setattr(clipping, "_closed_form", in_batch_closed_form)
     with pytest.raises(errors.UnsoundError, match=r"sensitivity|decomposition"):
         run(toy, ClaimedPerRecord(0.1))
+
+
+@pytest.mark.parametrize("data", [True, False])
+def test_training_stops_at_a_failed_self_test_before_any_private_row_or_ledger(toy, monkeypatch, tmp_path, data):
+    path = tmp_path / "run" / "privacy_ledger.json"
+    monkeypatch.setattr(objectives, "get_objective", lambda name, temperature: Understated(temperature))
+    monkeypatch.setattr(sampling.PoissonSampler, "sample", lambda self: pytest.fail("private rows were drawn"))
+    with pytest.raises(errors.UnsoundError, match="sensitivity"):
+        training.train_heads(*toy.arguments, expected_batch_size=10, iterations=4, data=data, ledger_path=path)
+    assert not path.exists()
+
+
+def test_training_stops_at_in_batch_negatives(toy, monkeypatch, tmp_path):
+    path = tmp_path / "run" / "privacy_ledger.json"
+    monkeypatch.setattr(clipping, "_closed_form", in_batch_closed_form)
+    monkeypatch.setattr(objectives, "get_objective", lambda name, temperature: ClaimedPerRecord(temperature + 0.01))
+    with pytest.raises(errors.UnsoundError, match=r"sensitivity|decomposition"):
+        training.train_heads(*toy.arguments, expected_batch_size=10, iterations=4, ledger_path=path)
+    assert not path.exists()

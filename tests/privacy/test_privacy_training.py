@@ -1,4 +1,5 @@
 import json
+import math
 import secrets
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 
 from relink_jax import errors, heads
 from relink_jax.privacy import clipping, controls, noise, objectives, sampling, training
+from relink_jax.privacy import ledger as ledgers
 
 SMALL = {"expected_batch_size": 10, "iterations": 4, "learning_rate": 0.1}
 
@@ -193,7 +195,7 @@ def test_adam_is_an_optimizer_too(toy):
     assert 0 < distance(trained.heads, toy.heads) < 0.05 * np.sqrt(8 * 28)
 
 
-def test_bad_input_is_named_before_any_step(toy):
+def test_bad_input_is_named_before_any_step(toy, tmp_path):
     cases = [
         (errors.DataError, "rows, one per pair", {"image_features": toy.images[:-1]}),
         (errors.DataError, "text features", {"text_features": toy.texts[:, :-1]}),
@@ -204,15 +206,60 @@ def test_bad_input_is_named_before_any_step(toy):
         (errors.UsageError, "privacy unit", {"unit": "study"}),
         (errors.UsageError, "objective", {"objective": "inbatch_infonce"}),
         (errors.UsageError, "expected_batch_size", {"expected_batch_size": 41}),
-        (errors.UsageError, "privacy target", {"target_epsilon": 0.0}),
+        (errors.UsageError, "expected_batch_size", {"expected_batch_size": 10.5}),
+        (errors.UsageError, "expected_batch_size", {"expected_batch_size": True}),
+        (errors.UsageError, "target_epsilon", {"target_epsilon": 0.0}),
+        (errors.UsageError, "target_epsilon", {"target_epsilon": math.nan}),
+        (errors.UsageError, "privacy target", {"target_epsilon": 1e7}),
+        (errors.UsageError, "target_delta", {"target_delta": -1}),
+        (errors.UsageError, "target_delta", {"target_delta": 0.0, "noise_multiplier": 1.0}),
+        (errors.UsageError, "target_delta", {"target_delta": math.nan, "noise_multiplier": 0.0}),
+        (errors.UsageError, "did you mean 'vmap'", {"clipping": "vmapp"}),
         (errors.UsageError, "clipping", {"clipping": "ghost"}),
-        (errors.UnsoundError, "noise_multiplier", {"noise_multiplier": -1.0}),
-        (errors.UnsoundError, "sensitivity", {"l2_norm_clip": 0.0}),
+        (errors.UsageError, "chunk", {"chunk": 0}),
+        (errors.UsageError, "noise_multiplier", {"noise_multiplier": -1.0}),
+        (errors.UsageError, "noise_multiplier", {"noise_multiplier": math.nan}),
+        (errors.UsageError, "noise_multiplier", {"noise_multiplier": 1e-200}),
+        (errors.UsageError, "l2_norm_clip", {"l2_norm_clip": 0.0}),
+        (errors.UsageError, "l2_norm_clip", {"l2_norm_clip": math.inf}),
+        (errors.UsageError, "l2_norm_clip", {"l2_norm_clip": "1"}),
+        (errors.UsageError, "iterations", {"iterations": 0}),
+        (errors.UsageError, "iterations", {"iterations": 4.0}),
+        (errors.UsageError, "learning_rate", {"learning_rate": math.nan}),
+        (errors.UsageError, "learning_rate", {"learning_rate": 0.0}),
+        (errors.UsageError, "temperature", {"temperature": math.inf}),
+        (errors.UsageError, "temperature", {"temperature": math.nan}),
+        (errors.UsageError, r"dataset in ledger.*n_units_declared", {"dataset": {"n_units_declared": 10**6, "name": "toy"}}),
+        (errors.UsageError, "dataset in ledger", {"dataset": {"seen": {1, 2}}}),
+        (errors.UsageError, "n_trials", {"n_trials": 0, "tuned": True}),
+        (errors.UsageError, "n_trials", {"n_trials": 5, "tuned": False}),
+        (errors.UsageError, "tuned", {"tuned": "no"}),
+        (errors.UsageError, "public_tuning_data", {"public_tuning_data": " "}),
+        (errors.DataError, "image head", {"initial": {**toy.heads, "image": {"kernel": np.full_like(toy.heads["image"]["kernel"], np.nan)}}}),
+        (errors.DataError, "image features", {"initial": {**toy.heads, "image": {"kernel": np.zeros(3, np.float32)}}}),
+        (errors.DataError, "one kernel each", {"initial": {**toy.heads, "image": {}}}),
     ]
     names = ("initial", "image_features", "text_features", "pair_unit", "public")
+    path = tmp_path / "run" / "privacy_ledger.json"
     for kind, message, change in cases:
-        with pytest.raises(kind, match=message):
-            training.train_heads(**{**dict(zip(names, toy.arguments, strict=True)), **SMALL, **change})
+        with pytest.raises(kind, match=message) as caught:
+            training.train_heads(**{**dict(zip(names, toy.arguments, strict=True)), **SMALL, "ledger_path": path, **change})
+        assert "\n" not in str(caught.value)
+        assert not path.parent.exists()
+
+
+def test_numpy_numbers_are_numbers(toy, tmp_path):
+    settings = {"expected_batch_size": np.int64(10), "iterations": np.int32(2), "learning_rate": np.float32(0.1), "l2_norm_clip": np.float64(1)}
+    path = tmp_path / "privacy_ledger.json"
+    training.train_heads(*toy.arguments, **settings, n_trials=np.int64(1), ledger_path=path)
+    assert ledgers.load(path)["sampling"]["expected"] == 10
+
+
+def test_a_huge_epsilon_trains_and_says_that_it_promises_nothing_of_use(toy):
+    ledger = training.train_heads(*toy.arguments, **SMALL, target_epsilon=800.0).ledger
+    assert 799 < ledger["epsilon"]["rdp"] <= 800
+    assert "(more than 1e+06) times" in ledger["statement"]
+    assert "gains at most 1.000" in ledger["statement"]
 
 
 def test_a_step_size_that_destroys_the_heads_is_refused(toy):
