@@ -1,8 +1,10 @@
 """The audit as one call on arrays and ids: `relink_jax.audit(...)`. Needs no encoder, torch or transformers."""
 
+import inspect
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from relink_jax import errors
 from relink_jax.audit import inputs as audit_inputs
 from relink_jax.audit import run
 from relink_jax.audit.result import AuditResult
@@ -47,6 +49,13 @@ def audit(
         >>> result.recall(1, 10)
         1.0
     """
+    known = [name for name in inspect.signature(run.audit_inputs).parameters if name not in ("inputs", "mesh")]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise errors.UsageError(
+            errors.describe("unknown option", "relink_jax.audit", f"one of {', '.join(known)}", repr(unknown[0]))
+            + errors.suggest(unknown[0], [*known, *inspect.signature(audit).parameters])
+        )
     inputs = audit_inputs.prepare(
         images=images,
         texts=texts,
@@ -61,4 +70,4 @@ def audit(
     )
     largest = run.largest_pool(inputs, options.get("same_patient", "exclude"))
     fitting = {"ks": [k for k in run.KS if k <= largest], "pool_sizes": [n for n in run.POOL_SIZES if n <= largest] or [2]}
-    return run.audit_inputs(inputs, mesh=mesh or meshes.make_mesh(), **{**fitting, **options})
+    return run.audit_inputs(inputs, mesh=meshes.make_mesh() if mesh is None else mesh, **{**fitting, **options})

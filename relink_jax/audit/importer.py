@@ -4,7 +4,7 @@ Five things must be found, under the names that `relink_jax.audit` uses; three m
   images [Q, D], texts [S, D]            embeddings, one text row per study
   image_study [Q], text_study [S]        study ids; rows are joined by id, never by position
   patient [S]                            patient id of each text row's study
-  labels [S, 14]                         optional, 1, 0, -1, blank (empty, NaN or -2)
+  labels [S, 14]                         optional, 1, 0, -1, blank (NaN or -2), columns in the order of `strata.LABELS`
   image_patient [Q], image_id [Q]        optional, to check and to name images
 
 They may lie in any mix of these files, each name once:
@@ -12,14 +12,16 @@ They may lie in any mix of these files, each name once:
   NAME.npy                                   one array each, such as images.npy or text_study.npy
   images.parquet | images.csv                columns study_id, [patient_id, image_id], [embedding: a list column, Parquet only]
   texts.parquet | texts.csv                  columns study_id, patient_id, [embedding, labels: list columns, Parquet only]
-  labels.parquet | labels.csv                columns study_id and one per label (subject_id and patient_id are ignored)
+  labels.parquet | labels.csv                columns study_id and the 14 CheXpert observations by name, in any order, empty where
+                                             blank (subject_id and patient_id are ignored)
 or in the layout of clip-retrieval and LAION, where row i of everything is one image-report pair:
   img_emb/img_emb_0.npy, text_emb/text_emb_0.npy, metadata/metadata_0.parquet (study_id, patient_id, [image_id, labels]), then _1, ...
-A study with several images repeats its text row there; the repeats must be equal.
+A study with several images repeats its text row, patient and labels there; the repeats must be equal.
 
-Ids are compared as text, so 12 and '12' are one id. Nothing is unpickled.
+Ids are whole numbers or text and are compared as text, so 12 and '12' are one id. Nothing is unpickled.
 """
 
+import difflib
 import pathlib
 import re
 from collections.abc import Callable
@@ -28,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from relink_jax import errors
+from relink_jax.audit import inputs, strata
 
 REQUIRED = ("images", "texts", "image_study", "text_study", "patient")
 OPTIONAL = ("labels", "image_patient", "image_id")
@@ -38,6 +41,14 @@ _COLUMNS = {
     "metadata": {"study_id": "study", "patient_id": "patient", "image_id": "image_id", "labels": "labels"},
 }
 _NOT_LABELS = ("study_id", "subject_id", "patient_id")
+_BUNDLES = ("embeddings.npz", "embeddings.safetensors")
+_KNOWN = (*REQUIRED, *OPTIONAL)
+_KNOWN_FILES = {
+    *_BUNDLES,
+    *(f"{name}.npy" for name in _KNOWN),
+    *(f"{name}{suffix}" for name in ("images", "texts", "labels") for suffix in (".parquet", ".csv")),
+}
+_FORMATS = (".npy", ".npz", ".safetensors", ".parquet", ".csv")
 
 
 def load_embeddings(directory: str | pathlib.Path) -> dict[str, Any]:
@@ -50,19 +61,29 @@ def load_embeddings(directory: str | pathlib.Path) -> dict[str, Any]:
         raise errors.DataError(
             errors.describe("no such directory", f"embeddings {root.name!r}", "a directory of embeddings", "a file" if root.exists() else "nothing")
         )
+    try:
+        names = sorted(path.name for path in root.iterdir())
+    except OSError as error:
+        raise errors.DataError(errors.describe("directory unreadable", f"embeddings {root.name!r}", "one that can be listed", type(error).__name__)) from error
+    known = [name for name in names if name in _KNOWN_FILES]
     paired = [folder for folder in ("img_emb", "text_emb", "metadata") if (root / folder).is_dir()]
-    found = _paired_layout(root) if paired else _named_files(root)
+    if paired and known:
+        raise errors.DataError(errors.describe("two layouts", f"directory {root.name!r}", f"either {paired[0]!r} or {known[0]!r}", "both"))
+    found, unused = _paired_layout(root) if paired else _named_files(root, known)
     missing = [name for name in REQUIRED if name not in found]
     if missing:
-        hints = "".join(errors.suggest(f"{name}.npy", [entry.name for entry in root.iterdir()]) for name in missing[:1])
-        raise errors.DataError(errors.describe("embeddings incomplete", f"directory {root.name!r}", ", ".join(REQUIRED), f"no {', '.join(missing)}{hints}"))
-    return {name: _as_text(name, found[name]) if name in _IDS else found[name] for name in (*REQUIRED, *OPTIONAL) if name in found}
+        others = {pathlib.PurePath(name).stem: name for name in names if name not in _KNOWN_FILES and name.endswith(_FORMATS)}
+        near = [one for name in missing for one in difflib.get_close_matches(name, [*others, *unused], n=1, cutoff=0.5)]
+        found_none = f"no {', '.join(missing)}" + (f"; did you mean {others.get(near[0], near[0])!r}?" if near else "")
+        raise errors.DataError(errors.describe("embeddings incomplete", f"directory {root.name!r}", ", ".join(REQUIRED), found_none))
+    return {name: _as_text(name, found[name]) if name in _IDS else found[name] for name in _KNOWN if name in found}
 
 
-def _named_files(root: pathlib.Path) -> dict[str, Any]:
-    """Returns every known array of bundles, .npy files and tables; refuses a name that two files give."""
+def _named_files(root: pathlib.Path, names: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Returns (every known array of bundles, .npy files and tables, names of unknown arrays in bundles); refuses a name that two files give."""
     found: dict[str, Any] = {}
     source: dict[str, str] = {}
+    unused: list[str] = []
 
     def add(arrays: dict[str, Any], file: str) -> None:
         for name, array in arrays.items():
@@ -70,58 +91,62 @@ def _named_files(root: pathlib.Path) -> dict[str, Any]:
                 raise errors.DataError(errors.describe("given twice", f"file {file!r}", f"{name!r} in one file", f"also in {source[name]!r}"))
             found[name], source[name] = array, file
 
-    known = (*REQUIRED, *OPTIONAL)
-    for path in sorted(root.iterdir()):
-        if path.name == "embeddings.npz":
-            bundle = _read(path, lambda file: dict(np.load(file, allow_pickle=False)))
-            add({name: bundle[name] for name in known if name in bundle}, path.name)
-        elif path.name == "embeddings.safetensors":
-            bundle = _read(path, _load_safetensors)
-            add({name: bundle[name] for name in known if name in bundle}, path.name)
-        elif path.suffix == ".npy" and path.stem in known:
-            add({path.stem: _load_npy(path)}, path.name)
-        elif path.suffix in (".parquet", ".csv") and path.stem in ("images", "texts"):
-            add(_table(path, _COLUMNS[path.stem]), path.name)
-    for path in sorted(root.glob("labels.*")):
-        if path.suffix in (".parquet", ".csv"):
-            add({"labels": _label_table(path, found.get("text_study"))}, path.name)
-    return found
+    label_tables = [name for name in names if name in ("labels.csv", "labels.parquet")]
+    for name in (name for name in names if name not in label_tables):
+        path = root / name
+        if name in _BUNDLES:
+            bundle = _read(path, _load_npz if path.suffix == ".npz" else _load_safetensors)
+            unused += [array for array in bundle if array not in _KNOWN]
+            add({array: bundle[array] for array in _KNOWN if array in bundle}, name)
+        elif path.suffix == ".npy":
+            add({path.stem: _load_npy(path)}, name)
+        else:
+            add(_table(path, _COLUMNS[path.stem]), name)
+    for name in label_tables:
+        add({"labels": _label_table(root / name, found.get("text_study"))}, name)
+    return found, unused
 
 
-def _paired_layout(root: pathlib.Path) -> dict[str, Any]:
-    """Returns the arrays of the img_emb/ text_emb/ metadata/ layout, with one text row per study."""
+def _paired_layout(root: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
+    """Returns (the arrays of the img_emb/ text_emb/ metadata/ layout, one text row per study; no unknown names)."""
     parts = {folder: _numbered(root, folder, suffix) for folder, suffix in (("img_emb", ".npy"), ("text_emb", ".npy"), ("metadata", ".parquet"))}
-    images, texts = (np.concatenate([_load_npy(path) for path in parts[folder]]) for folder in ("img_emb", "text_emb"))
+    images, texts = (_joined(folder, [_load_npy(path) for path in parts[folder]]) for folder in ("img_emb", "text_emb"))
     tables = [_table(path, _COLUMNS["metadata"]) for path in parts["metadata"]]
     absent = [name for name in ("study", "patient") if any(name not in table for table in tables)]
-    if absent:
-        raise errors.DataError(
-            errors.describe("columns missing", "metadata tables", "study_id and patient_id in each", f"no {', '.join(name + '_id' for name in absent)}")
-        )
-    merged = {name: np.concatenate([table[name] for table in tables]) for name in tables[0] if all(name in table for table in tables)}
-    lengths = {len(images), len(texts), len(merged["study"])}
-    if len(lengths) > 1:
+    if absent or any(table.keys() != tables[0].keys() for table in tables):
+        found = f"no {', '.join(name + '_id' for name in absent)}" if absent else "others in some"
+        raise errors.DataError(errors.describe("columns missing", "metadata tables", "study_id, patient_id and the same further ones in each", found))
+    columns = {name: [table[name] for table in tables] for name in tables[0]}
+    merged = {name: _joined(name, parts_of) if name == "labels" else np.concatenate(parts_of) for name, parts_of in columns.items()}
+    if len({len(images), len(texts), len(merged["study"])}) > 1:
         sizes = f"{len(images)} images, {len(texts)} texts, {len(merged['study'])} metadata rows"
         raise errors.DataError(errors.describe("lengths differ", "img_emb, text_emb and metadata", "one row of each per pair", sizes))
-    studies, patients = _as_text("study_id", merged["study"]), _as_text("patient_id", merged["patient"])
+    studies, patients = _as_text("study_id", merged["study"]), np.array(_as_text("patient_id", merged["patient"]), dtype=object)
+    blank = sum(study is None for study in studies)
+    if blank:
+        raise errors.DataError(errors.describe("missing id", "column 'study_id' of metadata", "an id in every row", f"{blank} blanks"))
     first: dict[Any, int] = {}
-    head = np.array([first.setdefault(study, row) for row, study in enumerate(studies)])
-    if not np.array_equal(texts[head], texts, equal_nan=True):
-        raise errors.DataError(
-            errors.describe(
-                "texts of one study differ", "text_emb", "equal rows for equal study_id", f"{int((texts[head] != texts).any(axis=1).sum())} other rows"
+    head = np.array([first.setdefault(study, row) for row, study in enumerate(studies)], np.int64)
+    for name, where, values in (("texts", "text_emb", texts), ("patients", "metadata", patients[:, None]), ("labels", "metadata", merged.get("labels"))):
+        differs = np.zeros(0, bool) if values is None else ((values[head] != values) & ~((values[head] != values[head]) & (values != values))).any(axis=1)
+        if differs.any():
+            raise errors.DataError(
+                errors.describe(f"{name} of one study differ", where, "equal ones in all rows of a study_id", f"{int(differs.sum())} other rows")
             )
-        )
-    rows = np.array(list(first.values()))
-    arrays: dict[str, Any] = {
-        "images": images,
-        "texts": texts[rows],
-        "image_study": studies,
-        "text_study": [studies[row] for row in rows],
-        "image_patient": patients,
-    }
-    arrays["patient"] = [patients[row] for row in rows]
-    return arrays | {name: merged[name] if name == "image_id" else merged[name][rows] for name in ("image_id", "labels") if name in merged}
+    rows = np.array(list(first.values()), np.int64)
+    arrays: dict[str, Any] = {"images": images, "texts": texts[rows], "image_study": studies, "image_patient": patients.tolist()}
+    arrays |= {"text_study": [studies[row] for row in rows], "patient": patients[rows].tolist()}
+    return arrays | {name: merged[name] if name == "image_id" else merged[name][rows] for name in ("image_id", "labels") if name in merged}, []
+
+
+def _joined(folder: str, parts: list[np.ndarray]) -> np.ndarray:
+    """Returns the rows of all parts; refuses parts that are not [rows, D] numbers of one D."""
+    for part in parts:
+        inputs.real_numbers(f"folder {folder!r}", part)
+    if len({part.shape[1:] for part in parts}) > 1 or parts[0].ndim != 2:
+        shapes = " and ".join(str(list(shape)) for shape in sorted({part.shape for part in parts})[:2])
+        raise errors.DataError(errors.describe("wrong shape", f"folder {folder!r}", "[rows, dims] arrays of equal dims", shapes))
+    return np.concatenate(parts)
 
 
 def _numbered(root: pathlib.Path, folder: str, suffix: str) -> list[pathlib.Path]:
@@ -143,75 +168,93 @@ def _numbered(root: pathlib.Path, folder: str, suffix: str) -> list[pathlib.Path
 def _table(path: pathlib.Path, columns: dict[str, str]) -> dict[str, Any]:
     """Returns the known columns of a table under their argument names; list columns become 2-D arrays."""
     table = _read_table(path)
-    if "study_id" not in table.column_names:
-        raise errors.DataError(
-            errors.describe(
-                "column missing", f"table {path.name!r}", "column study_id", f"{len(table.column_names)} others{errors.suggest('study_id', table.column_names)}"
-            )
-        )
     out = {}
     for column, name in columns.items():
         if column in table.column_names:
             values = table.column(column).to_pylist()
-            out[name] = _matrix(values, path.name, column) if column in ("embedding", "labels") else np.array(values, dtype=object)
+            out[name] = _matrix(values, path.name, column) if column in ("embedding", "labels") else np.array([*values, None], dtype=object)[:-1]
     return out
 
 
 def _label_table(path: pathlib.Path, text_study: Any) -> np.ndarray:
-    """Returns labels [S, L] in the order of `text_study`, rows of studies that are not in the table all NaN."""
-    table = _read_table(path)
-    if "study_id" not in table.column_names or text_study is None:
-        expected = "column study_id" if text_study is not None else "text_study to join it to"
-        raise errors.DataError(errors.describe("labels without ids", f"table {path.name!r}", expected, f"none{errors.suggest('study_id', table.column_names)}"))
-    names = [name for name in table.column_names if name not in _NOT_LABELS]
-    values = np.stack([_numbers(table.column(name).to_pylist(), path.name, name) for name in names], axis=1) if names else np.zeros((table.num_rows, 0))
+    """Returns labels [S, 14] in the order of `text_study` and `strata.LABELS`, rows of studies that are not in the table all NaN."""
+    table, where = _read_table(path), f"table {path.name!r}"
+    if text_study is None:
+        raise errors.DataError(errors.describe("labels without ids", where, "text_study to join it to", "none"))
+    columns = {name: strata.ALIASES.get(name, name) for name in table.column_names if name not in _NOT_LABELS}
+    missing = [label for label in strata.LABELS if label not in columns.values()]
+    for name, label in columns.items():
+        if label not in strata.LABELS or list(columns.values()).count(label) > 1:
+            expected = "the 14 CheXpert observations, each once"
+            raise errors.DataError(errors.describe("label columns", where, expected, f"column {name!r}") + errors.suggest(name, missing))
+    if missing:
+        raise errors.DataError(errors.describe("label columns", where, "the 14 CheXpert observations", f"no {', '.join(missing)}"))
+    named = {label: _numbers(table.column(name).to_pylist(), path.name, name) for name, label in columns.items()}
+    values = np.stack([named[label] for label in strata.LABELS], axis=1)
     ids = _as_text("study_id", table.column("study_id").to_pylist())
     rows = {study: row for row, study in enumerate(ids)}
-    if len(rows) < len(ids) or not names:
-        raise errors.DataError(
-            errors.describe(
-                "unusable labels",
-                f"table {path.name!r}",
-                "each study_id once, and at least one label column",
-                f"{len(ids) - len(rows)} repeats, {len(names)} label columns",
-            )
-        )
+    if len(rows) < len(ids) or None in rows:
+        found = f"{len(ids) - len(rows)} repeats, {ids.count(None)} blanks"
+        raise errors.DataError(errors.describe("study_id of labels", where, "each study_id once", found))
     # A study in the table without any mention is labelled, all blank; NaN throughout would mean it has no row at all.
-    values[np.isnan(values).all(axis=1)] = -2
-    padded = np.concatenate([values, np.full((1, len(names)), np.nan)])
-    return padded[[rows.get(study, len(values)) for study in _as_text("text_study", text_study)]]
+    values[np.isnan(values).all(axis=1)] = strata.BLANK
+    padded = np.concatenate([values, np.full((1, len(strata.LABELS)), np.nan)])
+    place = [rows.get(study, len(values)) for study in _as_text("text_study", text_study)]
+    if min(place, default=0) == len(values):
+        raise errors.DataError(errors.describe("labels of other studies", where, "a study_id of 'text_study'", f"none in {len(ids)} rows"))
+    return padded[place]
 
 
 def _matrix(values: list[Any], file: str, column: str) -> np.ndarray:
-    widths = {len(row) if row is not None else 0 for row in values}
-    if len(widths) != 1:
+    widths = {len(row) if isinstance(row, list) else 0 for row in values}
+    if len(widths) != 1 or 0 in widths:
         raise errors.DataError(errors.describe("ragged lists", f"column {column!r} of {file!r}", "lists of one length in every row", f"{len(widths)} lengths"))
-    return np.stack([_numbers(row, file, column) for row in values])
+    return np.stack([_numbers(row, file, column, text=False) for row in values])
 
 
-def _numbers(values: list[Any], file: str, column: str) -> np.ndarray:
-    """Returns float64 numbers; None and empty strings are NaN."""
+def _numbers(values: list[Any], file: str, column: str, *, text: bool = True) -> np.ndarray:
+    """Returns float64 numbers; None and empty strings are NaN; `text` says whether cells may spell their numbers."""
     try:
+        if not text and any(isinstance(value, str) for value in values):
+            raise TypeError
         return np.array([np.nan if value is None or value == "" else float(value) for value in values])
     except (TypeError, ValueError) as error:
         raise errors.DataError(errors.describe("not a number", f"column {column!r} of {file!r}", "numbers or blanks", "text")) from error
 
 
 def _read_table(path: pathlib.Path) -> Any:
-    """Returns a pyarrow table; CSV columns are read as text, so that ids keep their leading zeros."""
+    """Returns a pyarrow table with a column study_id; CSV columns are read as text, so that ids keep their leading zeros."""
     import pyarrow as pa
     from pyarrow import csv, parquet
 
     if path.suffix == ".parquet":
-        return _read(path, parquet.read_table)
-    names = _read(path, lambda file: csv.open_csv(file).schema.names)
-    as_text = csv.ConvertOptions(column_types={name: pa.string() for name in names}, strings_can_be_null=True, null_values=[""])
-    return _read(path, lambda file: csv.read_csv(file, convert_options=as_text))
+        table = _read(path, lambda file: parquet.ParquetFile(file).read())
+        _read(path, lambda _: table.validate(full=True))
+    else:
+        names = _read(path, lambda file: csv.open_csv(file).schema.names)
+        as_text = csv.ConvertOptions(column_types={name: pa.string() for name in names}, strings_can_be_null=True, null_values=[""])
+        table = _read(path, lambda file: csv.read_csv(file, convert_options=as_text))
+    names = table.column_names
+    if "study_id" not in names:
+        found = f"{len(names)} others{errors.suggest('study_id', names)}"
+        raise errors.DataError(errors.describe("column missing", f"table {path.name!r}", "column study_id", found))
+    if len(set(names)) < len(names):
+        raise errors.DataError(errors.describe("column twice", f"table {path.name!r}", "every column once", f"{len(names) - len(set(names))} repeats"))
+    return table
 
 
 def _load_npy(path: pathlib.Path) -> np.ndarray:
-    array: np.ndarray = _read(path, lambda file: np.load(file, allow_pickle=False))
+    def read(file: pathlib.Path) -> np.ndarray:
+        with file.open("rb") as stream:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+
+    array: np.ndarray = _read(path, read)
     return array
+
+
+def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as bundle:
+        return dict(bundle)
 
 
 def _load_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -231,8 +274,18 @@ def _read(path: pathlib.Path, reader: Callable[[pathlib.Path], Any]) -> Any:
 
 
 def _as_text(name: str, values: Any) -> list[str | None]:
-    """Returns ids as strings; None and NaN stay None."""
-    plain = values.tolist() if hasattr(values, "tolist") else list(values)
-    if plain and isinstance(plain[0], list):
-        raise errors.DataError(errors.describe("wrong shape", f"ids {name!r}", "one id per row", "several"))
-    return [None if value is None or value != value else (value.decode() if isinstance(value, bytes) else str(value)) for value in plain]
+    """Returns ids as strings; None and NaN stay None. Refuses fractions, which round long ids, and anything but one id per row."""
+    plain = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(plain, list):
+        raise errors.DataError(errors.describe("wrong shape", f"ids {name!r}", "one id per row", "a single one"))
+    ids: list[str | None] = []
+    for value in plain:
+        if value is None or value != value:
+            ids.append(None)
+        elif isinstance(value, str | int):
+            ids.append(str(value))
+        elif isinstance(value, bytes) and value.isascii():
+            ids.append(value.decode())
+        else:
+            raise errors.DataError(errors.describe("wrong type", f"ids {name!r}", "whole numbers or text", f"a {type(value).__name__}"))
+    return ids

@@ -5,8 +5,8 @@ how many rows are wrong. Ids themselves never appear in messages, nor in results
 """
 
 import dataclasses
-import math
-from collections.abc import Hashable, Sequence
+import numbers
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ class AuditInputs:
         image_study: int32 [Q].
         texts: float32 [U, D], distinct by bytes, in order of the first study that has them.
         study_text: int32 [S]. study_patient: int32 [S].
-        study_labels: int8 [S, L] in {1, 0, -1, -2 blank}, or None. study_has_labels: bool [S].
+        study_labels: int8 [S, 14] in {1, 0, -1, -2 blank}, or None. study_has_labels: bool [S].
         image_key, study_key, patient_key: pseudonyms written to results, object arrays [Q], [S], [P].
     """
 
@@ -72,14 +72,16 @@ def prepare(
         images: [Q, D] image embeddings. texts: [S, D] report embeddings, one row per study.
         image_study: [Q] study id of each image. text_study: [S] study id of each report, without repeats.
         patient: [S] patient id of each report's study.
-        labels: [S, L] CheXpert-style states 1, 0, -1; -2, NaN or None is blank. A row all NaN is a study without labels.
+        labels: [S, 14] CheXpert states 1, 0, -1 in the order of `strata.LABELS`; -2, NaN or None is blank. A row all NaN is a
+            study without labels.
         has_labels: [S] booleans, overrides that rule.
         image_patient: [Q] patient id of each image, checked against its study's.
-        image_id: [Q] pseudonyms of images, used with keep_ids.
+        image_id: [Q] distinct pseudonyms of images, used with keep_ids.
         normalize: scale rows to unit norm (cosine scores); False takes inner products of the rows as they are.
         keep_ids: write the ids given here into results; pass True only for pseudonyms. Otherwise results hold row numbers.
-    Raises: DataError: non-finite or zero rows, unequal dims or lengths, missing or repeated ids, an image whose study has no
-        report, a study under two patients, unknown label values, fewer than 2 patients.
+    Raises: DataError: text or complex numbers in place of real ones, non-finite or zero rows, unequal dims or lengths, missing
+        or repeated ids, an image whose study has no report, a study under two patients, unknown label values or another number
+        of labels, fewer than 2 patients.
     """
     image_rows, text_rows = _embeddings("images", images, normalize), _embeddings("texts", texts, normalize)
     if image_rows.shape[1] != text_rows.shape[1]:
@@ -110,6 +112,9 @@ def prepare(
     states, labelled = _labels(labels, has_labels, n_studies)
     first, text_group = tiles.unique_rows(text_rows)
     image_names = _ids("image_id", image_id, n_images, "images") if image_id is not None else None
+    repeated = _repeated(image_names or [])
+    if repeated.any():
+        raise errors.DataError(errors.describe("repeated image id", "argument 'image_id'", "each image once", _rows(repeated)))
     keys = [
         _keys(names if keep_ids else None, size)
         for names, size in ((image_names, n_images), (study_ids, n_studies), (list(patient_number), len(patient_number)))
@@ -117,20 +122,36 @@ def prepare(
     return AuditInputs(image_rows, joined.astype(np.int32), text_rows[first], text_group, study_patient, states, labelled, *keys)
 
 
+def real_numbers(where: str, values: Any, expected: str = "an array of real numbers") -> np.ndarray:
+    """Returns `values` as float64, after refusing what NumPy would turn into numbers unasked: text, complex numbers, dates, masks.
+
+    None is NaN. Raises: DataError: anything but real numbers; `where` names it, such as "argument 'images'".
+    """
+    kind, real = type(values).__name__, False
+    try:
+        array = np.asarray(values)
+        if array.dtype == object:
+            real = values is not None and all(one is None or isinstance(one, numbers.Real) for one in array.flat)
+        else:
+            real, kind = array.dtype.kind not in "USMmc", f"{array.dtype} values"
+        if real and not np.ma.is_masked(values):
+            return array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise errors.DataError(errors.describe("wrong type", where, expected, kind)) from error
+    raise errors.DataError(errors.describe("wrong type", where, expected, "masked values" if real else kind))
+
+
 def _embeddings(name: str, values: Any, normalize: bool) -> np.ndarray:
     """Returns finite, non-zero float32 rows [n, D]; negative zeros become zeros, so that equal rows have equal bytes."""
     where = f"argument {name!r}"
-    try:
-        rows = np.asarray(values)
-        wide = rows.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise errors.DataError(errors.describe("wrong type", where, "an array of numbers", type(values).__name__)) from error
-    if rows.ndim != 2 or 0 in rows.shape:
-        raise errors.DataError(errors.describe("wrong shape", where, "a non-empty [rows, dims] array", str(list(rows.shape))))
+    wide = real_numbers(where, values)
+    if wide.ndim != 2 or 0 in wide.shape:
+        raise errors.DataError(errors.describe("wrong shape", where, "a non-empty [rows, dims] array", str(list(wide.shape))))
     finite = np.isfinite(wide).all(axis=1)
     if not finite.all():
         raise errors.DataError(errors.describe("non-finite embedding", where, "finite numbers", _rows(~finite)))
-    norms = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+    with np.errstate(over="ignore"):
+        norms = np.sqrt(np.einsum("nd,nd->n", wide, wide))
     if not norms.all():
         raise errors.DataError(errors.describe("zero embedding", where, "rows of norm above 0", _rows(norms == 0)))
     if normalize:
@@ -146,48 +167,63 @@ def _embeddings(name: str, values: Any, normalize: bool) -> np.ndarray:
 def _ids(name: str, values: Any, n: int, owner: str) -> list[Hashable]:
     """Returns `values` as a list of n present, hashable ids."""
     where = f"argument {name!r}"
-    ids = values.tolist() if hasattr(values, "tolist") else list(values)
+    given = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes | Set | Mapping):
+        raise errors.DataError(errors.describe("wrong type", where, f"a sequence of {n} ids, one per row of {owner!r}", type(values).__name__))
+    ids = list(given)
     if len(ids) != n:
         raise errors.DataError(errors.describe("length differs", where, f"{n} ids, one per row of {owner!r}", str(len(ids))))
-    absent = np.array([one is None or one == "" or (isinstance(one, float) and math.isnan(one)) or not isinstance(one, Hashable) for one in ids])
+    absent = np.array([not _present(one) for one in ids])
     if absent.any():
         raise errors.DataError(errors.describe("missing id", where, "a hashable, non-empty id in every row", _rows(absent)))
     return ids
 
 
+def _present(one: Any) -> bool:
+    """Whether `one` can be an id: hashable, and neither None, empty nor NaN."""
+    try:
+        hash(one)
+        return one is not None and one != "" and bool(one == one)
+    except TypeError:
+        return False
+
+
+def _repeated(ids: Sequence[Hashable]) -> np.ndarray:
+    """Returns bool [n]: rows whose id an earlier row has."""
+    first: dict[Hashable, int] = {}
+    return np.array([first.setdefault(one, row) != row for row, one in enumerate(ids)], bool)
+
+
 def _number_studies(study_ids: list[Hashable], patients: list[Hashable]) -> dict[Hashable, int]:
     """Returns {study id: row}; refuses repeats, and says so when the repeats are under different patients."""
     number: dict[Hashable, int] = {}
-    repeated, conflicting = np.zeros(len(study_ids), bool), np.zeros(len(study_ids), bool)
+    conflicting = np.zeros(len(study_ids), bool)
     for row, study in enumerate(study_ids):
-        first = number.setdefault(study, row)
-        repeated[row], conflicting[row] = first != row, patients[first] != patients[row]
+        conflicting[row] = patients[number.setdefault(study, row)] != patients[row]
     if conflicting.any():
         raise errors.DataError(errors.describe("study under two patients", "argument 'patient'", "one patient per study", _rows(conflicting)))
+    repeated = _repeated(study_ids)
     if repeated.any():
         raise errors.DataError(errors.describe("repeated study id", "argument 'text_study'", "each study once", _rows(repeated)))
     return number
 
 
 def _labels(labels: Any, has_labels: Any, n: int) -> tuple[np.ndarray | None, np.ndarray]:
-    """Returns (int8 states [n, L] or None, bool [n] of labelled studies)."""
+    """Returns (int8 states [n, 14] or None, bool [n] of labelled studies)."""
     if labels is None:
         return None, np.zeros(n, bool)
-    try:
-        values = np.asarray(labels, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise errors.DataError(
-            errors.describe("wrong type", "argument 'labels'", "numbers 1, 0, -1, and -2, NaN or None for blank", "something else")
-        ) from error
-    if values.ndim != 2 or len(values) != n or values.shape[1] == 0:
-        raise errors.DataError(errors.describe("wrong shape", "argument 'labels'", f"[{n}, labels], one row per row of 'texts'", str(list(values.shape))))
+    values = real_numbers("argument 'labels'", labels, "numbers 1, 0, -1, and -2, NaN or None for blank")
+    if values.shape != (n, len(strata.LABELS)):
+        expected = f"[{n}, {len(strata.LABELS)}], one row per row of 'texts' and one column per CheXpert observation"
+        raise errors.DataError(errors.describe("wrong shape", "argument 'labels'", expected, str(list(values.shape))))
     blank = np.isnan(values)
     known = np.isin(values, (1, 0, -1, strata.BLANK)) | blank
     if not known.all():
         raise errors.DataError(errors.describe("unknown label value", "argument 'labels'", "1, 0, -1, or -2, NaN or None for blank", _rows(~known.all(axis=1))))
-    labelled = ~blank.all(axis=1) if has_labels is None else np.asarray(has_labels, dtype=bool)
-    if labelled.shape != (n,):
-        raise errors.DataError(errors.describe("length differs", "argument 'has_labels'", f"{n} booleans, one per row of 'texts'", str(list(labelled.shape))))
+    labelled = ~blank.all(axis=1) if has_labels is None else np.asarray(has_labels)
+    if labelled.shape != (n,) or labelled.dtype != bool:
+        found = f"{labelled.dtype} of shape {list(labelled.shape)}"
+        raise errors.DataError(errors.describe("wrong type", "argument 'has_labels'", f"{n} booleans, one per row of 'texts'", found))
     return np.where(blank, strata.BLANK, values).astype(np.int8), labelled
 
 

@@ -9,6 +9,7 @@ Strata: `other_patient`; `label_matched` on the queries that have at least N - 1
 """
 
 import dataclasses
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,6 +74,33 @@ def per_query(queries_of: queries.Queries, direction: str, stratum: str, pool_si
         bounds = expectation.auc(*(array[eligible] for array in (counted.M, counted.g, counted.t)))
         out.append(Metric("auc_within_query", None, None, False, direction, stratum, eligible, bounds, np.full(len(eligible), 0.5)))
     return out
+
+
+def recall(queries_of: queries.Queries, direction: str, stratum: str, pool_size: int | None, k: int) -> float:
+    """Returns mean expected Recall@k in random pools of `pool_size` (None: each query's full pool), exactly, from the counts.
+
+    Raises: DataError: an unknown stratum, k or N not whole, N outside 2 to the largest pool of the stratum, or k outside 1 to N.
+    """
+    strata = [name for name in STRATA if name == OTHER_PATIENT or LABEL_MATCHED in queries_of.strata]
+    if stratum not in strata:
+        expected = f"one of {', '.join(strata)}"
+        raise errors.DataError(errors.describe("stratum", f"recall of {direction}", expected, repr(stratum)) + errors.suggest(str(stratum), strata))
+    where = f"recall of {direction} {stratum}"
+    asked = queries_of.strata[OTHER_PATIENT if stratum == OTHER_PATIENT else LABEL_MATCHED].M
+    largest = int(asked.max(initial=0)) + 1
+    if largest < 2:
+        raise errors.DataError(errors.describe("no negatives", where, "a query with a candidate", "none"))
+    if pool_size is not None and not (_whole(pool_size) and 2 <= pool_size <= largest):
+        raise errors.DataError(errors.describe("pool size", where, f"a whole number from 2 to {largest}, the largest pool", repr(pool_size)))
+    full = int(queries_of.strata[LABEL_MATCHED if stratum == LABEL_MATCHED else OTHER_PATIENT].M[asked > 0].max()) + 1
+    if not (_whole(k) and 1 <= k <= (pool_size or full)):
+        raise errors.DataError(errors.describe("k", where, f"a whole number from 1 to {pool_size or full}, the pool size", repr(k)))
+    found = next(metric for metric in per_query(queries_of, direction, stratum, [pool_size], [k]) if metric.name == "recall")
+    return float(found.bounds.expected.mean())
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def check_sizes(largest: int, pool_sizes: Sequence[int], ks: Sequence[int]) -> None:

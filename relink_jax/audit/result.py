@@ -69,8 +69,16 @@ class AuditResult:
         )
 
     def recall(self, k: int, pool_size: int | None = None, direction: str = "i2r", stratum: str = OTHER_PATIENT) -> float:
-        """Returns expected Recall@k in random pools of `pool_size` (None: the full pool)."""
-        return float(self.metric("recall", k=k, pool_size=pool_size, direction=direction, stratum=stratum)["value"])
+        """Returns exact expected Recall@k in random pools of any size N, measured or not, from the stored counts.
+
+        The mean is over the queries with at least N - 1 candidates in the stratum; `metric` has the interval of measured sizes.
+        Args: pool_size: N, 2 to the largest pool of the direction and stratum; None is each query's full pool. k: 1 to N.
+        Raises: DataError: a direction, stratum, N or k outside these data.
+        """
+        if direction not in self.queries:
+            expected = f"one of {', '.join(self.queries)}"
+            raise errors.DataError(errors.describe("direction", "recall", expected, repr(direction)) + errors.suggest(str(direction), self.queries))
+        return metrics.recall(self.queries[direction], direction, stratum, pool_size, k)
 
     def table(self) -> str:
         """Returns a plain-text table of every Recall with chance, lift and interval."""

@@ -1,6 +1,7 @@
 """From validated inputs to an `AuditResult`: strata, counting pass, float64 recheck, metrics."""
 
-from collections.abc import Sequence
+import numbers
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -52,18 +53,20 @@ def audit_inputs(
         DataError: no pool size fits, or k larger than the largest pool.
         UnsoundError: the counts fail their float64 recheck.
     """
+    if not isinstance(mesh, Mesh):
+        raise errors.UsageError(errors.describe("value", "argument 'mesh'", "a device mesh", type(mesh).__name__))
     if same_patient not in SAME_PATIENT:
         raise errors.UsageError(
             errors.describe("unknown rule", "argument 'same_patient'", f"one of {', '.join(SAME_PATIENT)}", repr(same_patient))
-            + errors.suggest(same_patient, SAME_PATIENT)
+            + errors.suggest(str(same_patient), SAME_PATIENT)
         )
     _check_list("pool_sizes", pool_sizes, 2)
     _check_list("ks", ks, 1)
     least = {"top_k": (top_k, 0), "bootstrap_replicates": (bootstrap_replicates, 2), "mc_repeats": (mc_repeats, 0), "query_block": (query_block, 1)}
     for name, (value, low) in {**least, "tile": (tile, 1), "seed": (seed, 0)}.items():
-        if value != int(value) or value < low:
+        if not _at_least(value, low):
             raise errors.UsageError(errors.describe("value", f"argument {name!r}", f"an integer of at least {low}", repr(value)))
-    if not 0 < level < 1:
+    if not isinstance(level, numbers.Real) or not 0 < level < 1:
         raise errors.UsageError(errors.describe("value", "argument 'level'", "a number between 0 and 1", repr(level)))
     exclusion = _exclusion(inputs, same_patient)
     codes = strata.label_codes(inputs.study_labels, inputs.study_has_labels, label_policy)
@@ -114,8 +117,13 @@ def _exclusion(inputs: AuditInputs, same_patient: str) -> np.ndarray:
 
 
 def _check_list(name: str, values: Sequence[int], low: int) -> None:
-    if not len(values) or min(values) < low or len(set(values)) != len(values) or any(value != int(value) for value in values):
-        raise errors.UsageError(errors.describe("list", f"argument {name!r}", f"distinct integers of at least {low}", str(list(values))))
+    listed = list(values) if isinstance(values, Iterable) else []
+    if not listed or not all(_at_least(value, low) for value in listed) or len(set(listed)) != len(listed):
+        raise errors.UsageError(errors.describe("list", f"argument {name!r}", f"distinct integers of at least {low}", repr(values)))
+
+
+def _at_least(value: object, low: int) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= low
 
 
 def _unresolved(sensitivity: dict[str, float]) -> list[str]:

@@ -5,12 +5,31 @@ Two studies are label-matched when their 14 CheXpert observations agree under a 
   ternary     positive, uncertain, and everything else (default)
   u_one       uncertain counts as positive
   u_zero      uncertain counts as not positive
+
+`LABELS` and `ALIASES` repeat those of `cohort`, which this room does not import; a test holds them equal.
 """
 
 import numpy as np
 
 from relink_jax import errors
 
+LABELS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+ALIASES = {"Airspace Opacity": "Lung Opacity", "No Findings": "No Finding"}
 BLANK = -2
 POLICIES = ("quaternary", "ternary", "u_one", "u_zero")
 
@@ -25,7 +44,7 @@ def label_codes(labels: np.ndarray | None, has_labels: np.ndarray, policy: str) 
     """
     if policy not in POLICIES:
         raise errors.UsageError(
-            errors.describe("unknown policy", "label matching", f"one of {', '.join(POLICIES)}", repr(policy)) + errors.suggest(policy, POLICIES)
+            errors.describe("unknown policy", "label matching", f"one of {', '.join(POLICIES)}", repr(policy)) + errors.suggest(str(policy), POLICIES)
         )
     codes = np.full(len(has_labels), -1, np.int32)
     if labels is None or not has_labels.any():

@@ -12,7 +12,7 @@ O7 = np.array([[5, 4, 9, 3, 2, 1], [6, 5, 1, 4, 3, 2], [7, 1, 6, 2, 8, 3], [3, 9
 
 
 def audited(scores, patient, labels=None, image_study=None, ks=(1, 2), pool_sizes=(2,), **options):
-    """Audits a score matrix [images, studies]: images are its distinct columns, texts are unit vectors."""
+    """Audits a score matrix [images, studies]: images are its distinct columns, texts are unit vectors; fewer than 14 labels are filled up with 0."""
     scores = np.asarray(scores)
     _, first, text = np.unique(scores, axis=1, return_index=True, return_inverse=True)
     image_study = np.arange(len(scores)) if image_study is None else image_study
@@ -21,8 +21,8 @@ def audited(scores, patient, labels=None, image_study=None, ks=(1, 2), pool_size
         texts=np.eye(len(first))[text.ravel()],
         image_study=image_study,
         text_study=range(scores.shape[1]),
-        patient=patient,
-        labels=labels,
+        patient=list(patient),
+        labels=None if labels is None else np.pad(np.asarray(labels, float), ((0, 0), (0, 14 - np.shape(labels)[1]))),
         normalize=False,
     )
     return run.audit_inputs(prepared, mesh=meshes.make_mesh(1), ks=ks, pool_sizes=pool_sizes, top_k=2, bootstrap_replicates=100, **options)

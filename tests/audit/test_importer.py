@@ -9,9 +9,9 @@ from safetensors.numpy import save_file
 
 import relink_jax
 from relink_jax import errors
-from relink_jax.audit import importer, inputs
+from relink_jax.audit import importer, inputs, strata
 
-LABELS = [f"finding {number}" for number in range(14)]
+LABELS = [{"Lung Opacity": "Airspace Opacity"}.get(name, name) for name in strata.LABELS][::-1]
 
 
 def given():
@@ -29,7 +29,7 @@ def label_table(data):
     """Returns the CheXpert-style table: label rows only of studies that have one, blanks empty."""
     rows = np.flatnonzero(~np.isnan(data["labels"]).all(axis=1))[::-1]
     columns = {"subject_id": data["patient"][rows], "study_id": data["text_study"][rows]}
-    return pa.table(columns | {name: pa.array(data["labels"][rows, i], from_pandas=True) for i, name in enumerate(LABELS)})
+    return pa.table(columns | {name: pa.array(data["labels"][rows, 13 - i], from_pandas=True) for i, name in enumerate(LABELS)})
 
 
 def write_npz(root, data):
@@ -132,8 +132,8 @@ def test_broken_directories_are_one_sentence(tmp_path):
     refuses("column missing in table 'images.csv': expected column study_id, found 1 others; did you mean 'study'?")
     (tmp_path / "images.csv").unlink()
     (tmp_path / "labels.npy").unlink()
-    csv.write_csv(pa.table({"study_id": data["text_study"], "Edema": ["maybe"] * 60}), tmp_path / "labels.csv")
-    refuses("not a number in column 'Edema' of 'labels.csv': expected numbers or blanks, found text")
+    csv.write_csv(pa.table({"study_id": data["text_study"], **{name: ["maybe"] * 60 for name in strata.LABELS}}), tmp_path / "labels.csv")
+    refuses("not a number in column 'No Finding' of 'labels.csv': expected numbers or blanks, found text")
 
 
 def test_broken_pairs_are_one_sentence(tmp_path):

@@ -1,9 +1,11 @@
 """Joining by id, and one sentence for every kind of bad input."""
 
 import arrays
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import relink_jax
 from relink_jax import errors
 from relink_jax.audit import inputs
 
@@ -65,7 +67,23 @@ def test_has_labels_overrides_blank_rows():
         ({"texts": put(slice(4, 6), 0.0)}, "zero embedding in argument 'texts': expected rows of norm above 0, found 2 wrong rows, first at row 4"),
         ({"texts": lambda texts: texts[:, :5]}, "dims differ in argument 'texts': expected 8 columns, as in 'images', found 5"),
         ({"images": lambda images: images[0]}, "wrong shape in argument 'images': expected a non-empty [rows, dims] array, found [8]"),
-        ({"images": [["a", "b"]]}, "wrong type in argument 'images': expected an array of numbers, found list"),
+        ({"images": [["a", "b"]]}, "wrong type in argument 'images': expected an array of real numbers, found <U1 values"),
+        ({"images": lambda images: images.astype(str).astype(object)}, "wrong type in argument 'images': expected an array of real numbers, found ndarray"),
+        ({"images": lambda images: images * 1j}, "wrong type in argument 'images': expected an array of real numbers, found complex128 values"),
+        ({"images": lambda images: np.ma.masked_greater(images, 1)}, "wrong type in argument 'images': expected an array of real numbers, found masked values"),
+        ({"texts": [[1.0], [1.0, 2.0]]}, "wrong type in argument 'texts': expected an array of real numbers, found list"),
+        ({"texts": [[10**400] * 8] * 60}, "wrong type in argument 'texts': expected an array of real numbers, found list"),
+        ({"images": None}, "wrong type in argument 'images': expected an array of real numbers, found NoneType"),
+        ({"patient": None}, "wrong type in argument 'patient': expected a sequence of 60 ids, one per row of 'texts', found NoneType"),
+        ({"image_study": None}, "wrong type in argument 'image_study': expected a sequence of 80 ids, one per row of 'images', found NoneType"),
+        ({"text_study": "s" * 60}, "wrong type in argument 'text_study': expected a sequence of 60 ids, one per row of 'texts', found str"),
+        ({"patient": set(range(60))}, "wrong type in argument 'patient': expected a sequence of 60 ids"),
+        ({"patient": np.float64(3)}, "wrong type in argument 'patient': expected a sequence of 60 ids"),
+        ({"patient": [([],)] * 60}, "missing id in argument 'patient': expected a hashable, non-empty id in every row, found 60 wrong rows, first at row 0"),
+        ({"image_id": ["i"] * 80}, "repeated image id in argument 'image_id': expected each image once, found 79 wrong rows, first at row 1"),
+        ({"labels": np.full((60, 14), "1.0")}, "wrong type in argument 'labels': expected numbers 1, 0, -1, and -2, NaN or None for blank, found <U3 values"),
+        ({"labels": lambda labels: labels[:, :13]}, "wrong shape in argument 'labels': expected [60, 14], one row per row of 'texts' and one column per"),
+        ({"has_labels": ["False"] * 60}, "wrong type in argument 'has_labels': expected 60 booleans, one per row of 'texts', found <U5 of shape [60]"),
         ({"image_study": lambda ids: ids[:-1]}, "length differs in argument 'image_study': expected 80 ids, one per row of 'images', found 79"),
         (
             {"text_study": put(9, None)},
@@ -80,7 +98,10 @@ def test_has_labels_overrides_blank_rows():
             {"labels": put((5, 1), 7)},
             "unknown label value in argument 'labels': expected 1, 0, -1, or -2, NaN or None for blank, found 1 wrong row, first at row 5",
         ),
-        ({"labels": lambda labels: labels[:-1]}, "wrong shape in argument 'labels': expected [60, labels], one row per row of 'texts', found [59, 14]"),
+        (
+            {"labels": lambda labels: labels[:-1]},
+            "wrong shape in argument 'labels': expected [60, 14], one row per row of 'texts' and one column per CheXpert observation, found [59, 14]",
+        ),
         ({"image_patient": ["p1"] * 80}, "study under two patients in argument 'image_patient': expected the patient of the image's study, found"),
     ],
 )
@@ -107,3 +128,56 @@ def test_mismatched_id_types_are_named():
     given = arrays.cohort()
     with pytest.raises(errors.DataError, match="80 wrong rows, first at row 0 \\(int ids here, str ids in 'text_study'\\)"):
         inputs.prepare(**{**given, "image_study": np.arange(80)})
+
+
+def test_unknown_options_get_a_suggestion():
+    given = arrays.cohort()
+    for option, meant in (("pool_size", "pool_sizes"), ("label", "labels"), ("bootstrap_replicate", "bootstrap_replicates"), ("keep_id", "keep_ids")):
+        with pytest.raises(
+            errors.UsageError, match=f"unknown option in relink_jax.audit: expected one of pool_sizes, ks, .* found '{option}'; did you mean '{meant}'"
+        ):
+            relink_jax.audit(**given, **{option: 1})
+    with pytest.raises(errors.UsageError, match="found 'inputs'"):
+        relink_jax.audit(**given, inputs=1)
+
+
+@pytest.mark.parametrize("missing", ["images", "texts", "image_study", "text_study", "patient"])
+def test_nothing_in_place_of_an_argument_is_one_sentence(missing):
+    with pytest.raises(errors.DataError, match=f"wrong type in argument '{missing}': expected .*NoneType"):
+        relink_jax.audit(**{**arrays.cohort(), missing: None})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("ks", None),
+        ("ks", 5),
+        ("ks", []),
+        ("ks", [True]),
+        ("ks", ["1"]),
+        ("ks", "15"),
+        ("ks", [1, 1]),
+        ("pool_sizes", [10.0]),
+        ("top_k", "a"),
+        ("seed", float("nan")),
+        ("level", "0.95"),
+        ("level", None),
+        ("top_k", None),
+        ("top_k", 2.0),
+        ("mesh", 8),
+        ("label_policy", None),
+        ("same_patient", 3),
+    ],
+)
+def test_options_of_another_kind_are_one_sentence(option, value):
+    with pytest.raises(errors.UsageError, match=r"expected .* found "):
+        relink_jax.audit(**arrays.cohort(), **{option: value})
+
+
+def test_brain_floats_and_generators_are_read():
+    given = arrays.cohort()
+    half = {name: jnp.asarray(given[name], jnp.bfloat16) for name in ("images", "texts")}
+    found = inputs.prepare(**{**given, **half, "image_study": (study for study in given["image_study"])})
+    wanted = inputs.prepare(**{**given, **{name: np.asarray(array, np.float32) for name, array in half.items()}})
+    np.testing.assert_array_equal(found.images, wanted.images)
+    np.testing.assert_array_equal(found.image_study, wanted.image_study)

@@ -155,7 +155,7 @@ def test_reading_results(audited):
     assert f"{recalls[0]['value']:.4f}" in lines[2]
     assert audited.top["i2r"][0].shape == (80, 10)
     with pytest.raises(errors.DataError, match="metric not measured in audit result: expected one of \\[10\\]"):
-        audited.recall(1, 11)
+        audited.metric("recall", k=1, pool_size=11)
 
 
 def test_paired_comparison_shares_draws(audited):
