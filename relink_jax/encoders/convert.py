@@ -1,9 +1,10 @@
 """Strict conversion of a published checkpoint into Flax parameters and heads, and back.
 
 Every tensor of the file is consumed by exactly one rule or ignored with a stated reason, every parameter of the towers is
-filled exactly once, and every shape is compared with `jax.eval_shape` of the towers; nothing is skipped silently. The
-file's SHA-256 is taken before it is opened and compared when the spec names one. Half-precision tensors are upcast to
-float32. Reading needs neither torch nor transformers.
+filled exactly once, and every shape is compared with `jax.eval_shape` of the towers; nothing is skipped silently.
+Preprocessing and tokenizer must load and fit the towers, so that a model that converts also embeds. The weight file's
+SHA-256 is taken before it is opened and compared when the spec names one. Half-precision tensors are upcast to float32.
+Reading weights needs neither torch nor transformers.
 
 Design note: heads are not part of the towers. They leave here as plain arrays, so that mitigation can replace them
 without touching an encoder.
@@ -11,7 +12,6 @@ without touching an encoder.
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -23,10 +23,10 @@ import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from relink_jax import errors
-from relink_jax.encoders import rules, specs, text, vit
+from relink_jax.encoders import preprocess, rules, specs, text, tokenize, vit
 from relink_jax.store import checkpoints, digests, files
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS = "model.safetensors"
 _DTYPES = ("F16", "F32")
 
 
@@ -76,21 +76,21 @@ def init(spec: specs.VLMSpec, key: jax.Array) -> dict[str, Any]:
     return {"image": image, "text": report, "heads": heads, "logit_scale": jnp.log(jnp.float32(1 / 0.07))}
 
 
-def convert(spec: specs.VLMSpec, source: pathlib.Path | None = None) -> Converted:
-    """Converts the checkpoint in `source` (default: the spec's own directory).
+def convert(spec: specs.VLMSpec) -> Converted:
+    """Converts the checkpoint in the spec's directory.
 
     Raises:
         DataError: missing or truncated file, wrong SHA-256, unknown layout, unexpected or missing keys, wrong shape or dtype,
-            or non-finite weights.
+            non-finite weights, or preprocessing or a tokenizer that is missing or fits other towers.
     """
-    directory = spec.directory if source is None else pathlib.Path(source)
-    path = directory / WEIGHTS
-    if not path.exists():
-        raise errors.DataError(errors.describe("weights missing", f"model directory {directory.name!r}", f"a file {WEIGHTS}", "none"))
-    digest = digests.file_digest(path)
+    path = spec.directory / WEIGHTS
+    if not path.is_file():
+        raise errors.DataError(errors.describe("weights missing", f"model directory {spec.name!r}", f"a file {WEIGHTS}", "none"))
+    digest = _digest(path)
     if spec.sha256 is not None and digest != spec.sha256:
-        raise errors.DataError(errors.describe("weights changed", f"{directory.name}/{WEIGHTS}", f"SHA-256 {spec.sha256[:12]}", digest[:12]))
-    config = read_config(directory)
+        raise errors.DataError(errors.describe("weights changed", f"{spec.name}/{WEIGHTS}", f"SHA-256 {spec.sha256[:12]}", digest[:12]))
+    config = specs.read_json(spec.directory)
+    check_inputs(spec)
     tensors, dtypes = _read(path)
     dialect = rules.detect(str(config.get("model_type")), dtypes)
     assigned, ignored = dialect.assign(dtypes)
@@ -125,17 +125,23 @@ def write_checkpoint(path: pathlib.Path, state: Mapping[str, np.ndarray], dtype:
     return digests.file_digest(path)
 
 
-def read_config(directory: pathlib.Path) -> dict[str, Any]:
-    """Returns the parsed `config.json` of a checkpoint directory; `DataError` when it is missing or not a JSON object."""
-    try:
-        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise errors.DataError(
-            errors.describe("config unreadable", f"model directory {directory.name!r}", f"a JSON file {CONFIG}", type(error).__name__)
-        ) from error
-    if not isinstance(config, dict):
-        raise errors.DataError(errors.describe("config unreadable", f"model directory {directory.name!r}", "a JSON object", type(config).__name__))
-    return config
+def check_inputs(spec: specs.VLMSpec) -> None:
+    """Checks that the checkpoint's preprocessing and tokenizer load and give what its towers take.
+
+    Raises: DataError: a file is missing or unreadable, pictures of another size, token ids beyond the vocabulary, or texts that
+        end in another token than the one whose position the tower reads.
+    """
+    recipe, side = preprocess.read_spec(spec.directory), spec.image.image_size
+    size = recipe.crop or recipe.squash or (side, side)
+    if size != (side, side):
+        raise errors.DataError(errors.describe("preprocessed size", preprocess.FILE, f"{side} x {side} pixels as in config.json", f"{size[0]} x {size[1]}"))
+    tokenizer = tokenize.Tokenizer(spec.directory, spec.text.positions)
+    where = f"tokenizer of {spec.name!r}"
+    if tokenizer.highest_id >= spec.text.vocab_size:
+        raise errors.DataError(errors.describe("token id", where, f"below the vocabulary size {spec.text.vocab_size}", str(tokenizer.highest_id)))
+    end = tokenizer.highest_id if spec.text.eos_token_id == text.LEGACY_EOS else spec.text.eos_token_id
+    if tokenizer.end_id != end:
+        raise errors.DataError(errors.describe("end-of-text token", where, f"id {end}, from eos_token_id in config.json", f"id {tokenizer.end_id}"))
 
 
 def target_shapes(spec: specs.VLMSpec) -> dict[str, tuple[int, ...]]:
@@ -143,6 +149,13 @@ def target_shapes(spec: specs.VLMSpec) -> dict[str, tuple[int, ...]]:
     tree = jax.eval_shape(lambda key: init(spec, key), jax.random.key(0))
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {"/".join(str(entry.key) for entry in path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _digest(path: pathlib.Path) -> str:
+    try:
+        return digests.file_digest(path)
+    except OSError as error:
+        raise errors.DataError(errors.describe("weights unreadable", f"file {path.name!r}", "a readable file", type(error).__name__)) from error
 
 
 def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

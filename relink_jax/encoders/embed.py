@@ -62,7 +62,9 @@ def embed_images(
     root = pathlib.Path(cohort.image_root)
 
     def load(row: int) -> np.ndarray:
-        grey = preprocess.resized(preprocess.to_uint8(cohort_images.read_image(root / cohort.image_path[row], f"image {row} of the cohort")), recipe)
+        grey = preprocess.resized(
+            preprocess.to_uint8(cohort_images.read_image(root / cohort.image_path[row], f"image {row + 1} of the cohort, counted from 1")), recipe
+        )
         if grey.shape != (side, side):
             raise errors.DataError(
                 errors.describe("preprocessed size", preprocess.FILE, f"{side} x {side} pixels as in config.json", f"{grey.shape[0]} x {grey.shape[1]}")

@@ -80,7 +80,7 @@ def make(
     tokenizer = tokenize.Tokenizer(first, _POSITIONS)
     for rung in RUNGS:
         _write_files(out / rung.name, first, tokenizer.vocab_size)
-    image, text, dim = specs.read_clip(convert.read_config(first))
+    image, text, dim = specs.read_clip(specs.read_json(first))
     spec = specs.VLMSpec("phantom", first, image, text, dim, 0, "", "", "", None)
     rows = np.random.default_rng(seed).permutation(np.unique(validation.study, return_index=True)[1])[:_VALIDATION]
     checked = _pairs(tokenizer, validation.images[rows], [validation.reports[row] for row in rows])
@@ -156,7 +156,7 @@ def _write_files(directory: pathlib.Path, tokenizer_from: pathlib.Path, vocabula
         "vision_config": {"model_type": "clip_vision_model", **vision, **common},
         "text_config": {"model_type": "clip_text_model", **text, **ids, **common},
     }
-    files.write_json(directory / convert.CONFIG, config)
+    files.write_json(directory / specs.CONFIG, config)
     steps = {"do_convert_rgb": True, "do_resize": True, "do_center_crop": True, "do_rescale": True, "do_normalize": True}
     sizes = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}, "resample": 3, "rescale_factor": 1 / 255}
     statistics = {"image_mean": [_MEAN] * 3, "image_std": [_STD] * 3}

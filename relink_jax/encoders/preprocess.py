@@ -8,6 +8,7 @@ antialiasing moves a chest radiograph by 9 grey levels on average, a squash inst
 """
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -15,9 +16,10 @@ import numpy as np
 from PIL import Image
 
 from relink_jax import errors
-from relink_jax.store import files
+from relink_jax.encoders import specs
 
 FILE = "preprocessor_config.json"
+_LARGEST = 2**14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,29 +38,34 @@ class PreprocessSpec:
 def read_spec(directory: pathlib.Path) -> PreprocessSpec:
     """Returns the preprocessing of a checkpoint directory.
 
-    Raises: DataError: an image size, filter or statistic that is missing or makes no sense. StoreError: no such file.
+    Raises: DataError: no such file, or an image size, filter or statistic that is missing or makes no sense.
     """
-    config = files.read_json(directory / FILE)
-    size = config.get("size") if config.get("do_resize", True) else {}
-    size = {"shortest_edge": size} if isinstance(size, int) else size
-    short_side = size.get("shortest_edge") if isinstance(size, dict) else None
-    squash = (size["height"], size["width"]) if isinstance(size, dict) and {"height", "width"} <= set(size) else None
-    if config.get("do_resize", True) and not (short_side or squash):
-        raise errors.DataError(errors.describe("image size missing", f"{FILE} field 'size'", "shortest_edge, or height and width", repr(size)))
-    crop = config.get("crop_size") if config.get("do_center_crop", True) else None
-    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-    if crop and not (isinstance(crop, dict) and {"height", "width"} <= set(crop)):
-        raise errors.DataError(errors.describe("crop size", f"{FILE} field 'crop_size'", "height and width", repr(crop)))
+    config = specs.read_json(directory, FILE)
+    short_side, squash, crop = None, None, None
+    if config.get("do_resize", True):
+        size = config.get("size")
+        short_side = _side(size.get("shortest_edge") if isinstance(size, dict) else size)
+        squash = _sides(size)
+        if not (short_side or squash):
+            raise errors.DataError(errors.describe("image size missing", f"{FILE} field 'size'", "shortest_edge, or height and width, in pixels", repr(size)))
+    given = config.get("crop_size") if config.get("do_center_crop", True) else None
+    if given is not None:
+        crop = (given, given) if _side(given) else _sides(given)
+        if not crop:
+            raise errors.DataError(errors.describe("crop size", f"{FILE} field 'crop_size'", "height and width in pixels", repr(given)))
     resample = config.get("resample", Image.Resampling.BICUBIC.value)
-    if resample not in [kind.value for kind in Image.Resampling]:
+    if isinstance(resample, bool) or resample not in [kind.value for kind in Image.Resampling]:
         raise errors.DataError(errors.describe("resampling filter", f"{FILE} field 'resample'", "a PIL filter number, 0 to 5", repr(resample)))
+    rescale = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
+    if not isinstance(rescale, float | int) or not 0 < rescale < math.inf:
+        raise errors.DataError(errors.describe("scale", f"{FILE} field 'rescale_factor'", "a positive number", repr(rescale)))
     normalise = config.get("do_normalize", True)
     return PreprocessSpec(
         short_side=short_side,
         squash=squash,
-        resample=resample,
-        crop=(crop["height"], crop["width"]) if crop else None,
-        rescale=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0,
+        resample=int(resample),
+        crop=crop,
+        rescale=float(rescale),
         mean=_statistics(config, "image_mean") if normalise else (0.0, 0.0, 0.0),
         std=_statistics(config, "image_std") if normalise else (1.0, 1.0, 1.0),
     )
@@ -100,6 +107,17 @@ def normalised(grey: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
     return np.asarray((scaled - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32))
 
 
+def _side(value: Any) -> int | None:
+    """Returns a length in pixels, None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST else None
+
+
+def _sides(value: Any) -> tuple[int, int] | None:
+    """Returns (height, width) of an object that has both, None for anything else."""
+    height, width = (_side(value.get(name)) for name in ("height", "width")) if isinstance(value, dict) else (None, None)
+    return (height, width) if height and width else None
+
+
 def _cropped(grey: np.ndarray, crop: tuple[int, int] | None) -> np.ndarray:
     if crop is None:
         return grey
@@ -112,7 +130,7 @@ def _cropped(grey: np.ndarray, crop: tuple[int, int] | None) -> np.ndarray:
 
 def _statistics(config: dict[str, Any], name: str) -> tuple[float, ...]:
     values = config.get(name)
-    if not isinstance(values, list) or len(values) != 3 or not all(isinstance(value, float | int) for value in values):
+    if not isinstance(values, list) or len(values) != 3 or not all(isinstance(value, float | int) and math.isfinite(value) for value in values):
         raise errors.DataError(errors.describe("channel statistics", f"{FILE} field {name!r}", "three numbers", repr(values)))
     if name == "image_std" and min(values) <= 0:
         raise errors.DataError(errors.describe("channel statistics", f"{FILE} field {name!r}", "positive numbers", repr(values)))

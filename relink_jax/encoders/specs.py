@@ -7,11 +7,15 @@ size is checked against the checkpoint's shapes afterwards, but the activation a
 """
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from relink_jax import errors
+
+CONFIG = "config.json"
+_LARGEST = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +91,23 @@ _TEXT = {
 }
 
 
+def read_json(directory: pathlib.Path, name: str = CONFIG) -> dict[str, Any]:
+    """Returns a parsed file of a checkpoint directory.
+
+    Raises: DataError: it is missing, or not a JSON object.
+    """
+    where = f"model directory {directory.name!r}"
+    if not (directory / name).is_file():
+        raise errors.DataError(errors.describe("file missing", where, f"a JSON file {name}", "none"))
+    try:
+        config = json.loads((directory / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise errors.DataError(errors.describe("file unreadable", where, f"a JSON file {name}", type(error).__name__)) from error
+    if not isinstance(config, dict):
+        raise errors.DataError(errors.describe("file unreadable", where, f"a JSON object in {name}", type(config).__name__))
+    return config
+
+
 def read_clip(config: Mapping[str, Any]) -> tuple[ImageSpec, TextSpec, int]:
     """Returns (image tower, text tower, embedding dimension) of an HF CLIP `config.json`.
 
@@ -102,15 +123,17 @@ def read_clip(config: Mapping[str, Any]) -> tuple[ImageSpec, TextSpec, int]:
         patch_size=_number(vision, "patch_size", "vision_config"),
         channels=_number(vision, "num_channels", "vision_config"),
     )
-    if image.patch_size < 1 or image.image_size % image.patch_size:
+    if image.channels != 3:
+        raise errors.DataError(errors.describe("channels", "config.json field 'vision_config.num_channels'", "3", str(image.channels)))
+    if image.image_size % image.patch_size:
         raise errors.DataError(
             errors.describe("patch size", "config.json field 'vision_config.patch_size'", f"a divisor of {image.image_size}", str(image.patch_size))
         )
     report = TextSpec(
         stack=_stack(text, "text_config"),
         vocab_size=_number(text, "vocab_size", "text_config"),
-        positions=_number(text, "max_position_embeddings", "text_config"),
-        eos_token_id=_number(text, "eos_token_id", "text_config"),
+        positions=_number(text, "max_position_embeddings", "text_config", least=2),
+        eos_token_id=_number(text, "eos_token_id", "text_config", least=0),
     )
     return image, report, _number({"projection_dim": 512, **config}, "projection_dim", "config")
 
@@ -118,8 +141,9 @@ def read_clip(config: Mapping[str, Any]) -> tuple[ImageSpec, TextSpec, int]:
 def _section(config: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns one tower's fields over the format's defaults; old files keep a second copy that must agree."""
     section, copy = config.get(name), config.get(f"{name}_dict") or {}
-    if not isinstance(section, Mapping):
-        raise errors.DataError(errors.describe("section missing", "config.json", f"an object {name!r}", type(section).__name__))
+    if not isinstance(section, Mapping) or not isinstance(copy, Mapping):
+        wrong, field = (copy, f"{name}_dict") if isinstance(section, Mapping) else (section, name)
+        raise errors.DataError(errors.describe("section missing", "config.json", f"an object {field!r}", type(wrong).__name__))
     fields = {**defaults, **section}
     differing = sorted(field for field, value in copy.items() if field in defaults and fields[field] != value)
     if differing:
@@ -140,8 +164,8 @@ def _stack(section: Mapping[str, Any], where: str) -> StackSpec:
     return StackSpec(width=width, layers=layers, heads=heads, mlp_width=mlp_width, act=act, epsilon=epsilon)
 
 
-def _number(section: Mapping[str, Any], name: str, where: str) -> int:
+def _number(section: Mapping[str, Any], name: str, where: str, least: int = 1) -> int:
     value = section.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise errors.DataError(errors.describe("size", f"config.json field '{where}.{name}'", "a whole number", repr(value)))
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _LARGEST:
+        raise errors.DataError(errors.describe("size", f"config.json field '{where}.{name}'", f"a whole number from {least} to {_LARGEST}", repr(value)))
     return value

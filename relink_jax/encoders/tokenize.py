@@ -29,19 +29,32 @@ class Tokenizer:
     def __init__(self, directory: pathlib.Path, positions: int) -> None:
         """Reads the tokenizer files of a checkpoint directory.
 
-        Raises: DataError: no tokenizer files, or files transformers cannot read.
+        Raises: DataError: no tokenizer files, or files with which transformers cannot encode a text.
         """
-        if not ((directory / "tokenizer.json").exists() or {"vocab.json", "merges.txt"} <= {path.name for path in directory.iterdir()}):
+        if not ((directory / "tokenizer.json").is_file() or all((directory / name).is_file() for name in ("vocab.json", "merges.txt"))):
             raise errors.DataError(
                 errors.describe("tokenizer missing", f"model directory {directory.name!r}", "tokenizer.json, or vocab.json with merges.txt", "neither")
             )
         try:
             self._fast = _clip_tokenizer_class().from_pretrained(str(directory), local_files_only=True)
+            self.positions = positions
+            ids = self(["a report"])
+            if ids.shape != (1, positions) or self.end_id not in ids:
+                raise ValueError("a text without its end")
         except Exception as error:
             raise errors.DataError(
                 errors.describe("tokenizer unreadable", f"model directory {directory.name!r}", "a CLIP tokenizer", type(error).__name__)
             ) from error
-        self.positions = positions
+
+    @property
+    def highest_id(self) -> int:
+        """Largest id that a text can get."""
+        return int(max(self._fast.get_vocab().values()))
+
+    @property
+    def end_id(self) -> int:
+        """Id of the token that ends every text."""
+        return int(self._fast.eos_token_id)
 
     @property
     def vocab_size(self) -> int:

@@ -9,7 +9,7 @@ import dataclasses
 import pathlib
 
 from relink_jax import errors
-from relink_jax.encoders import convert, specs
+from relink_jax.encoders import specs
 
 _DATA = pathlib.Path(__file__).resolve().parent.parent / "data"
 _LICENCE = "Apache-2.0; trained on synthetic data only"
@@ -65,7 +65,8 @@ def get_vlm(name: str) -> specs.VLMSpec:
     """
     if name not in ENTRIES:
         raise errors.UsageError(
-            f"unknown model {name!r} in models: expected one of {', '.join(list_vlms())}, or a checkpoint directory{errors.suggest(name, ENTRIES)}"
+            f"unknown model {name!r} in models: expected one of {', '.join(list_vlms())}, or --source=DIR with --model=NAME for a checkpoint directory, "
+            f"found another name{errors.suggest(name, ENTRIES)}"
         )
     entry = ENTRIES[name]
     spec = from_directory(_DATA / name)
@@ -77,13 +78,14 @@ def get_vlm(name: str) -> specs.VLMSpec:
 def from_directory(path: str | pathlib.Path) -> specs.VLMSpec:
     """Returns the spec of a checkpoint directory in the published CLIP layout, named after the directory.
 
-    The directory holds config.json, model.safetensors, preprocessor_config.json and tokenizer files.
+    The directory holds config.json, model.safetensors, preprocessor_config.json and tokenizer files; only the first is read
+    here, `convert.convert` checks them all.
     Raises: DataError: a missing or unreadable config, or one that describes another kind of model.
     """
     directory = pathlib.Path(path).expanduser()
-    image, text, dim = specs.read_clip(convert.read_config(directory))
+    image, text, dim = specs.read_clip(specs.read_json(directory))
     return specs.VLMSpec(
-        name=directory.name,
+        name=directory.resolve().name,
         directory=directory,
         image=image,
         text=text,

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_clip
@@ -139,8 +140,118 @@ def test_a_wrong_digest_is_refused_before_the_file_is_opened(directory):
 
 
 @pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        (["preprocessor_config.json"], "file missing in model directory 'tiny': expected a JSON file preprocessor_config.json, found none"),
+        (["config.json"], "file missing in model directory 'tiny': expected a JSON file config.json, found none"),
+        (
+            ["tokenizer.json", "vocab.json"],
+            "tokenizer missing in model directory 'tiny': expected tokenizer.json, or vocab.json with merges.txt, found neither",
+        ),
+        (
+            ["tokenizer.json", "merges.txt"],
+            "tokenizer missing in model directory 'tiny': expected tokenizer.json, or vocab.json with merges.txt, found neither",
+        ),
+    ],
+)
+def test_what_embedding_needs_is_missed_at_once(directory, missing, message):
+    spec = zoo.from_directory(directory)
+    for name in missing:
+        (directory / name).unlink()
+    with pytest.raises(errors.DataError) as caught:
+        convert.convert(spec)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("preprocessor_config.json", "{", "file unreadable in model directory 'tiny': expected a JSON file preprocessor_config.json, found JSONDecodeError"),
+        ("preprocessor_config.json", "[1]", "file unreadable in model directory 'tiny': expected a JSON object in preprocessor_config.json, found list"),
+        ("preprocessor_config.json", "[" * 100_000, "file unreadable in model directory 'tiny': expected a JSON file preprocessor_config.json, found Rec"),
+        ("config.json", "\x00", "file unreadable in model directory 'tiny': expected a JSON file config.json, found JSONDecodeError"),
+        ("tokenizer.json", "{", "tokenizer unreadable in model directory 'tiny': expected a CLIP tokenizer"),
+    ],
+)
+def test_what_embedding_needs_is_read_at_once(directory, name, content, message):
+    spec = zoo.from_directory(directory)
+    (directory / name).write_text(content)
+    with pytest.raises(errors.DataError) as caught:
+        convert.convert(spec)
+    assert str(caught.value).startswith(message)
+
+
+def test_inputs_of_other_towers_are_refused(directory):
+    spec = zoo.from_directory(directory)
+    size = spec.text.vocab_size
+
+    def refuses(changed, message):
+        with pytest.raises(errors.DataError) as caught:
+            convert.convert(changed)
+        assert str(caught.value) == message
+
+    small = dataclasses.replace(spec, text=dataclasses.replace(spec.text, vocab_size=size - 1))
+    refuses(small, f"token id in tokenizer of 'tiny': expected below the vocabulary size {size - 1}, found {size - 1}")
+    ends = dataclasses.replace(spec, text=dataclasses.replace(spec.text, eos_token_id=size - 2))
+    refuses(ends, f"end-of-text token in tokenizer of 'tiny': expected id {size - 2}, from eos_token_id in config.json, found id {size - 1}")
+    convert.check_inputs(dataclasses.replace(spec, text=dataclasses.replace(spec.text, eos_token_id=2)))
+    path = directory / "preprocessor_config.json"
+    path.write_text(path.read_text().replace('{"height": 32, "width": 32}', '{"height": 30, "width": 32}'))
+    refuses(spec, "preprocessed size in preprocessor_config.json: expected 32 x 32 pixels as in config.json, found 30 x 32")
+
+
+def test_a_weight_file_that_is_something_else_is_one_sentence(directory, monkeypatch):
+    spec, path = zoo.from_directory(directory), directory / convert.WEIGHTS
+    whole = path.read_bytes()
+    for cut in (0, 7, 8, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(errors.DataError, match=r"weights unreadable in file 'model.safetensors': expected a whole safetensors file"):
+            convert.convert(spec)
+    path.write_bytes((2**62).to_bytes(8, "little") + whole[8:])
+    with pytest.raises(errors.DataError, match=r"weights unreadable"):
+        convert.convert(spec)
+
+    def denied(_):
+        raise PermissionError
+
+    monkeypatch.setattr(digests, "file_digest", denied)
+    with pytest.raises(errors.DataError, match=r"weights unreadable in file 'model.safetensors': expected a readable file, found PermissionError"):
+        convert.convert(spec)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(errors.DataError, match=r"weights missing in model directory 'tiny'"):
+        convert.convert(spec)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model."])
+def test_prefixed_and_doubled_keys_are_refused(directory, prefix):
+    tensors = tiny_clip.load(directory)
+    tiny_clip.save(directory, {prefix + key: array for key, array in tensors.items()})
+    with pytest.raises(errors.DataError, match=r"unknown layout in checkpoint"):
+        convert.convert(zoo.from_directory(directory))
+    tiny_clip.save(directory, tensors | {prefix + key: array.copy() for key, array in tensors.items()})
+    with pytest.raises(errors.DataError, match=rf"unexpected keys .* found {len(tensors)}: {prefix}logit_scale"):
+        convert.convert(zoo.from_directory(directory))
+
+
+@pytest.mark.parametrize(("dtype", "name"), [("float64", "F64"), ("bfloat16", "BF16"), ("int8", "I8")])
+def test_other_dtypes_are_refused_by_name(directory, dtype, name):
+    key = "visual_projection.weight"
+    spec = _changed(directory, lambda tensors: tensors.update({key: tensors[key].astype(jnp.dtype(dtype))}))
+    with pytest.raises(errors.DataError, match=rf"tensor dtype in checkpoint key '{key}': expected F16 or F32, found {name}"):
+        convert.convert(spec)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"vision_config": {**tiny_clip.VISION, "num_channels": 1}}, "expected 3, found 1"),
+        ({"text_config": {"vocab_size": True}}, "text_config.vocab_size"),
+        ({"text_config": {"max_position_embeddings": 1}}, "expected a whole number from 2 to"),
+        ({"projection_dim": 0}, "expected a whole number from 1 to"),
+        ({"vision_config": {**tiny_clip.VISION, "image_size": 0}}, "expected a whole number from 1 to"),
+        ({"vision_config": {**tiny_clip.VISION, "hidden_size": 10**30}}, "expected a whole number from 1 to"),
+        ({"text_config_dict": [1]}, "expected an object 'text_config_dict', found list"),
         ({"model_type": "siglip"}, "expected 'clip', found 'siglip'"),
         ({"vision_config": None}, "section missing"),
         ({"vision_config": {**tiny_clip.VISION, "patch_size": 5}}, "expected a divisor of 32, found 5"),

@@ -1,5 +1,6 @@
 """Features do not depend on mesh, batch or interruption, and bad input writes nothing that could be read."""
 
+import json
 import types
 
 import jax
@@ -102,6 +103,31 @@ def test_other_preprocessing_or_texts_are_refused_on_resume(world, tmp_path):
     embed.embed_texts(spec, params, TEXTS, rows, tmp_path / "texts", mesh, **OPTIONS)
     with pytest.raises(errors.StoreError, match=r"different tokens"):
         embed.embed_texts(spec, params, [*TEXTS[:2], "Other."], rows, tmp_path / "texts", mesh, **OPTIONS)
+    with pytest.raises(errors.StoreError, match=r"different tokens"):
+        embed.embed_texts(spec, params, ["Other.", *TEXTS[1:3]], rows, tmp_path / "texts", mesh, **OPTIONS)
+    other = tiny_clip.write(tmp_path / "other")
+    merges = (other / "merges.txt").read_text().splitlines()
+    (other / "merges.txt").write_text("\n".join(merges[:20]) + "\n")
+    (other / "tokenizer.json").unlink()
+    with pytest.raises(errors.StoreError, match=r"different tokens"):
+        embed.embed_texts(zoo.from_directory(other), params, TEXTS, rows, tmp_path / "texts", mesh, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("image_mean", [0.5, 0.4, 0.61]), ("image_std", [0.25, 0.3, 0.21]), ("resample", 2), ("rescale_factor", 1 / 256), ("size", {"shortest_edge": 34})],
+)
+def test_another_preprocessor_config_is_refused_on_resume(world, tmp_path, field, value):
+    _, params, cohort = world
+    other = zoo.from_directory(tiny_clip.write(tmp_path / "tiny"))
+    path = other.directory / preprocess.FILE
+    before = path.read_text()
+    first = _images((other, params, cohort), tmp_path / "images", np.arange(3))
+    path.write_text(json.dumps({**json.loads(before), field: value}))
+    with pytest.raises(errors.StoreError, match=r"inputs changed .*different preprocess"):
+        _images((other, params, cohort), tmp_path / "images", np.arange(3))
+    path.write_text(json.dumps({**json.loads(before), "processor_class": "a note that moves no pixel"}))
+    np.testing.assert_array_equal(_images((other, params, cohort), tmp_path / "images", np.arange(3))["features"], first["features"])
 
 
 def test_a_damaged_image_is_named_by_row_and_nothing_is_finished(world, tmp_path):
@@ -109,7 +135,7 @@ def test_a_damaged_image_is_named_by_row_and_nothing_is_finished(world, tmp_path
     (cohort.image_root / "broken.png").write_bytes((cohort.image_root / "0.png").read_bytes()[:60])
     broken = types.SimpleNamespace(image_root=cohort.image_root, image_path=np.array([*cohort.image_path[:9], "broken.png", "gone.png"], dtype=object))
     for row in (9, 10):
-        with pytest.raises(errors.DataError, match=f"image {row} of the cohort"):
+        with pytest.raises(errors.DataError, match=f"in image {row + 1} of the cohort, counted from 1: "):
             _images((spec, params, broken), tmp_path / str(row), np.array([0, row]))
         assert not shards.finished(tmp_path / str(row))
 

@@ -72,11 +72,23 @@ def test_training_is_deterministic_and_in_clips_form(tmp_path):
     assert (ids[0] != len(vocabulary) - 1).sum() < (ids[1] != len(vocabulary) - 1).sum()
 
 
+def test_a_tokenizer_that_cannot_encode_is_refused_at_once(packaged, tmp_path, monkeypatch):
+    tokenizer, spec = packaged
+    monkeypatch.setattr(tokenize.Tokenizer, "__call__", lambda *_: np.zeros((1, spec.text.positions), np.int32))
+    with pytest.raises(errors.DataError, match=r"tokenizer unreadable .* expected a CLIP tokenizer, found ValueError"):
+        tokenize.Tokenizer(spec.directory, spec.text.positions)
+    assert tokenizer.highest_id == tokenizer.end_id == spec.text.vocab_size - 1
+
+
 def test_no_texts_give_no_rows(packaged):
     assert packaged[0]([]).shape == (0, packaged[1].text.positions)
 
 
 def test_missing_or_broken_files_are_refused(tmp_path):
+    with pytest.raises(errors.DataError, match="tokenizer missing"):
+        tokenize.Tokenizer(tmp_path, 8)
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).mkdir()
     with pytest.raises(errors.DataError, match="tokenizer missing"):
         tokenize.Tokenizer(tmp_path, 8)
     (tmp_path / "tokenizer.json").write_text("{")

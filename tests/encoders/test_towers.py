@@ -1,7 +1,5 @@
 """The Flax towers against a plain NumPy oracle, and the properties that retrieval relies on."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,8 +37,7 @@ def test_image_tower_equals_the_oracle_and_not_its_mutants(tiny):
     pixels = np.random.default_rng(1).standard_normal((3, 32, 32, 3)).astype(np.float32)
     found = _image_features(spec, converted, pixels)
     np.testing.assert_allclose(found, [tiny_clip.Oracle(tensors).image(x) for x in pixels], atol=5e-6)
-    erf = np.vectorize(lambda x: 0.5 * x * (1 + math.erf(x / math.sqrt(2))))
-    for mutant in (tiny_clip.Oracle(tensors, act=erf), tiny_clip.Oracle(tensors, epsilon=1e-4)):
+    for mutant in (tiny_clip.Oracle(tensors, act=tiny_clip.gelu), tiny_clip.Oracle(tensors, epsilon=1e-4)):
         assert np.abs(found - [mutant.image(x) for x in pixels]).max() > 2e-5
 
 
@@ -84,6 +81,51 @@ def test_a_row_does_not_depend_on_its_batch(tiny):
     together = _image_features(spec, converted, pixels)
     alone = np.concatenate([_image_features(spec, converted, pixels[row : row + 1]) for row in range(5)])
     np.testing.assert_allclose(together, alone, atol=2e-6)
+
+
+ACTS = {"quick_gelu": tiny_clip.quick_gelu, "gelu": tiny_clip.gelu, "gelu_tanh": tiny_clip.gelu_tanh}
+
+
+def test_activations_equal_their_definitions_in_float64():
+    x = np.concatenate([np.linspace(-9, 9, 1801), [-60.0, 60.0, 1e-8, 0.0]])
+    found = {name: np.asarray(blocks.activation(name)(jnp.asarray(x, jnp.float32)), np.float64) for name in blocks.ACTIVATIONS}
+    assert found.keys() == {"quick_gelu", "gelu"}
+    for name, values in found.items():
+        np.testing.assert_allclose(values, ACTS[name](x), atol=1e-6)
+        for other in ACTS.keys() - {name}:
+            assert np.abs(values - ACTS[other](x)).max() > 4e-4
+    worked = [-1, 0, 1, 2]
+    np.testing.assert_allclose(blocks.activation("gelu")(jnp.asarray(worked, jnp.float32)), [-0.15865525, 0, 0.84134475, 1.9544997], atol=1e-6)
+    np.testing.assert_allclose(blocks.activation("quick_gelu")(jnp.asarray(worked, jnp.float32)), [-0.15420423, 0, 0.84579577, 1.9356586], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("vision", "report"),
+    [
+        ({"hidden_act": "gelu"}, {"hidden_act": "quick_gelu"}),
+        ({"hidden_act": "quick_gelu"}, {"hidden_act": "gelu"}),
+        ({"layer_norm_eps": 0.03}, {"layer_norm_eps": 1e-5}),
+        ({"layer_norm_eps": 1e-5}, {"layer_norm_eps": 0.03}),
+    ],
+)
+def test_each_tower_follows_its_own_config(tmp_path, vision, report):
+    spec = zoo.from_directory(tiny_clip.write(tmp_path / "tiny", vision=vision, **report))
+    converted, tensors = convert.convert(spec), tiny_clip.load(spec.directory)
+    draw = np.random.default_rng(7)
+    pixels, ids = draw.standard_normal((2, 32, 32, 3)).astype(np.float32), _ids(spec, draw, np.array([5, 20]))
+
+    def oracle(fields, **changes):
+        return tiny_clip.Oracle(tensors, **{"act": ACTS[fields.get("hidden_act", "quick_gelu")], "epsilon": fields.get("layer_norm_eps", 1e-5), **changes})
+
+    for fields, found, side in ((vision, _image_features(spec, converted, pixels), "image"), (report, _text_features(spec, converted, ids), "text")):
+
+        def expected(model, side=side):
+            return [model.image(x) for x in pixels] if side == "image" else [model.text(row, end) for row, end in zip(ids, (5, 20), strict=True)]
+
+        np.testing.assert_allclose(found, expected(oracle(fields)), atol=5e-6)
+        mutants = [oracle(fields, act=act) for name, act in ACTS.items() if name != fields.get("hidden_act", "quick_gelu")]
+        mutants.append(oracle(fields, epsilon=1e-5 if fields.get("layer_norm_eps") == 0.03 else 0.03))
+        assert min(np.abs(found - np.array(expected(mutant))).max() for mutant in mutants) > 1e-4
 
 
 def test_activation_must_be_named_and_known():

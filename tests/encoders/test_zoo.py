@@ -57,6 +57,11 @@ def test_a_mistyped_name_gets_a_suggestion():
         zoo.get_vlm("phantom-2-report")
 
 
+def test_an_unknown_name_says_how_a_checkpoint_directory_is_given():
+    with pytest.raises(errors.UsageError, match=r"or --source=DIR with --model=NAME for a checkpoint directory, found another name$"):
+        zoo.get_vlm("/models/clip")
+
+
 def test_a_directory_without_config_is_refused(tmp_path):
-    with pytest.raises(errors.DataError, match="config unreadable in model directory"):
+    with pytest.raises(errors.DataError, match="file missing in model directory"):
         zoo.from_directory(tmp_path)

@@ -1,6 +1,7 @@
 """A tiny random CLIP checkpoint in the published layout, and a plain NumPy reading of the architecture as its oracle."""
 
 import json
+import math
 import pathlib
 import shutil
 
@@ -14,8 +15,8 @@ TEXT = {"hidden_size": 16, "intermediate_size": 28, "num_hidden_layers": 2, "num
 DIM = 12
 
 
-def write(directory: pathlib.Path, seed: int = 0, dtype: type = np.float32, **text: int) -> pathlib.Path:
-    """Writes a tiny checkpoint (tokenizer of the packaged models) and returns its directory."""
+def write(directory: pathlib.Path, seed: int = 0, dtype: type = np.float32, vision: dict[str, object] | None = None, **text: object) -> pathlib.Path:
+    """Writes a tiny checkpoint (tokenizer of the packaged models) and returns its directory; `vision` and `text` change fields of the config."""
     directory.mkdir(parents=True, exist_ok=True)
     packaged = zoo.get_vlm("phantom-0-untrained").directory
     for name in ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
@@ -25,7 +26,7 @@ def write(directory: pathlib.Path, seed: int = 0, dtype: type = np.float32, **te
     config = {
         "model_type": "clip",
         "projection_dim": DIM,
-        "vision_config": {**VISION, **common},
+        "vision_config": {**VISION, **common, **(vision or {})},
         "text_config": {**TEXT, **common, "vocab_size": vocabulary, "eos_token_id": vocabulary - 1, **text},
     }
     (directory / "config.json").write_text(json.dumps(config))
@@ -87,6 +88,14 @@ def state(vocabulary: int, seed: int) -> dict[str, np.ndarray]:
 
 def quick_gelu(x: np.ndarray) -> np.ndarray:
     return x / (1 + np.exp(-1.702 * x))
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def gelu_tanh(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 class Oracle:

@@ -4,6 +4,7 @@
 """
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from relink_jax.encoders import convert, tokenize, zoo
 
 pytestmark = pytest.mark.parity
 
+PACKAGED = zoo.get_vlm("phantom-0-untrained")
+VOCABULARY = PACKAGED.text.vocab_size
 TEXTS = ["Small left pleural effusion.", "The heart is severely enlarged. Right port catheter.", "No acute disease.", ""]
 
 
@@ -26,14 +29,26 @@ def _published(directory, dtype, **text):
 
     torch.manual_seed(0)
     vision = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
-    towers = {"hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 99, "max_position_embeddings": 20}
-    ids = {"bos_token_id": 97, "eos_token_id": 98, "pad_token_id": 98, **text}
+    towers = {
+        "hidden_size": 32,
+        "intermediate_size": 56,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 20,
+    }
+    ids = {"bos_token_id": VOCABULARY - 2, "eos_token_id": VOCABULARY - 1, "pad_token_id": VOCABULARY - 1, **text}
     model = CLIPModel(CLIPConfig(vision_config=vision, text_config={**towers, **ids}, projection_dim=24)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
             parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 1.2 * fan_in**-0.5 if parameter.ndim > 1 else 0.3)
     model.to(dtype).save_pretrained(directory)
+    for name in ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(PACKAGED.directory / name, directory / name)
+    preprocessing = json.loads((PACKAGED.directory / "preprocessor_config.json").read_text())
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    (directory / "preprocessor_config.json").write_text(json.dumps({**preprocessing, **sizes}))
     return model.float()
 
 
@@ -53,8 +68,8 @@ def test_published_files_of_a_random_model_give_its_embeddings(tmp_path, text):
     spec = zoo.from_directory(tmp_path)
     draw = np.random.default_rng(0)
     pixels = draw.standard_normal((4, 32, 32, 3)).astype(np.float32)
-    ids = draw.integers(3, 98, (4, 20)).astype(np.int32)
-    ids[np.arange(4), [3, 8, 19, 1]] = 98
+    ids = draw.integers(3, VOCABULARY - 1, (4, 20)).astype(np.int32)
+    ids[np.arange(4), [3, 8, 19, 1]] = VOCABULARY - 1
     expected = make_goldens.reference(model, np.moveaxis(pixels, -1, 1), ids)
     features, embeddings = _ours(spec, convert.convert(spec), pixels, ids)
     for side, ours, projected in zip(heads_lib.SIDES, features, embeddings, strict=True):
@@ -69,7 +84,7 @@ def test_float64_on_both_sides_agrees_to_rounding(tmp_path):
     spec = zoo.from_directory(tmp_path)
     converted = convert.convert(spec)
     draw = np.random.default_rng(1)
-    pixels, ids = draw.standard_normal((2, 32, 32, 3)), np.tile(np.arange(79, 99, dtype=np.int32), (2, 1))
+    pixels, ids = draw.standard_normal((2, 32, 32, 3)), np.tile(np.arange(VOCABULARY - 20, VOCABULARY, dtype=np.int32), (2, 1))
     expected = make_goldens.reference(model, np.moveaxis(pixels, -1, 1), ids)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda array: jnp.asarray(array, jnp.float64), converted.params)
@@ -85,7 +100,7 @@ def test_half_precision_files_are_upcast(tmp_path):
     spec = zoo.from_directory(tmp_path)
     converted = convert.convert(spec)
     assert converted.provenance["source_dtypes"] == ["F16"]
-    pixels, ids = np.ones((1, 32, 32, 3), np.float32), np.full((1, 20), 98, np.int32)
+    pixels, ids = np.ones((1, 32, 32, 3), np.float32), np.full((1, 20), VOCABULARY - 1, np.int32)
     expected = make_goldens.reference(model.half().float(), np.moveaxis(pixels, -1, 1), ids)
     _, embeddings = _ours(spec, converted, pixels, ids)
     for side, projected in zip(heads_lib.SIDES, embeddings, strict=True):
