@@ -5,14 +5,18 @@ This module imports neither jax nor absl until a stage runs, so `relink --help` 
 name of the right one. Every stage is also a plain function: `relink_jax.stages.STAGE.run(config, workdir)`.
 """
 
+import contextlib
 import importlib
 import importlib.util
+import io
 import json
 import os
 import pathlib
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from relink_jax import config as config_lib
@@ -20,9 +24,14 @@ from relink_jax import errors
 from relink_jax.stages import catalogue
 from relink_jax.stages.catalogue import STAGES
 
+_NUMBERS: dict[str, tuple[Callable[[str], Any], str]] = {"int": (int, "a whole number"), "float": (float, "a number")}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `relink` with `argv` (default: the process's arguments, without the program name) and returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without the multiplication sign must not end a run
+            stream.reconfigure(errors="replace")
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
@@ -58,21 +67,17 @@ def launch(stage: str, arguments: Sequence[str]) -> int:
         return 0
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    recorded: tuple[pathlib.Path, bytes] | None = None
     try:
         config, workdir, words, alone = parse(stage, arguments)
-        path = pathlib.Path(workdir, "config.json")
-        recorded = (path, path.read_bytes()) if workdir and path.is_file() else None
         config.validate()
         if STAGES[stage].needs_workdir and not workdir:
             raise errors.UsageError(f"workdir missing on the command line: expected --workdir=DIR, found nothing; try: {STAGES[stage].example}")
         module = importlib.import_module(f"relink_jax.stages.{stage}")
         extra = [words] if STAGES[stage].positional else []
-        print(module.describe(module.run(config, workdir, *extra, **alone)), flush=True)
+        with _stoppable():
+            print(module.describe(module.run(config, workdir, *extra, **alone)), flush=True)
         return 0
     except errors.RelinkError as error:
-        if recorded is not None:  # settings of a refused command must not become the workdir's
-            importlib.import_module("relink_jax.stages.context").restore_config(*recorded)
         print(f"relink {stage}: error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
@@ -84,13 +89,35 @@ def launch(stage: str, arguments: Sequence[str]) -> int:
         return _internal(stage, error)
 
 
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Makes SIGTERM and SIGHUP stop a stage as Ctrl-C does, so that a scheduler's or a lost terminal's stop can be resumed.
+
+    A signal that was ignored when the command started stays ignored: that is what `nohup` asks for.
+    """
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def parse(stage: str, arguments: Sequence[str]) -> tuple[config_lib.RunConfig, str, list[str], dict[str, Any]]:
     """Returns (config with overrides applied, workdir, positional words, stand-alone flags).
 
     Overrides are laid over the config that `--config` names; without it, over the one the workdir recorded, so that a later
     stage needs no flag of an earlier one repeated; and in a fresh workdir over `demo`.
 
-    Raises: UsageError on any wrong name or value; StoreError: the recorded config is unreadable.
+    Raises: UsageError: a wrong name or value; StoreError: the config that the workdir recorded is damaged.
     """
     from absl import flags
     from ml_collections import config_flags
@@ -141,7 +168,7 @@ def load_config(path: pathlib.Path) -> config_lib.RunConfig:
     if path.suffix == ".json":
         try:
             return config_lib.from_dict(json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OSError) as error:
             raise errors.UsageError(errors.describe("config file", f"--config file {path.name!r}", "a recorded config.json", _one_line(error))) from error
     spec = importlib.util.spec_from_file_location(f"relink_config_{path.stem}", path)
     if spec is None or spec.loader is None:
@@ -195,21 +222,29 @@ def _base_config(name: str, workdir: str) -> config_lib.RunConfig:
     """Returns the named config, else the one recorded in the workdir, else `demo`."""
     recorded = pathlib.Path(workdir, "config.json") if workdir else None
     if not name and recorded is not None and recorded.is_file():
-        return load_config(recorded)
+        try:
+            return load_config(recorded)
+        except errors.UsageError as error:
+            raise errors.StoreError(
+                errors.describe("recorded config damaged", "workdir file 'config.json'", "what an earlier command wrote, or --config=NAME_OR_FILE", str(error))
+            ) from error
     return load_config(config_path(name or "demo"))
 
 
 def _check_names(stage: str, words: Sequence[str]) -> None:
     """Raises `UsageError` with the nearest name for an unknown flag or config field."""
-    known_fields = [field.path for field in config_lib.fields(config_lib.RunConfig())]
+    kinds = {field.path: field.type_name for field in config_lib.fields(config_lib.RunConfig())}
+    known_fields = list(kinds)
     aliases = STAGES[stage].aliases
     known_flags = ["config", "workdir", *(alias.flag for alias in aliases), *(f"no{alias.flag}" for alias in aliases if alias.boolean)]
     for word in words:
         if not word.startswith("--"):
             continue
-        name = word[2:].partition("=")[0]
+        name, equals, text = word[2:].partition("=")
         if name.startswith("config."):
             field = name.removeprefix("config.")
+            if equals and kinds.get(field) in _NUMBERS:
+                _number(field, kinds[field], text)
             if field not in known_fields:
                 hint = errors.suggest(field, known_fields) or errors.suggest(field.split(".")[-1], [path.split(".")[-1] for path in known_fields])
                 raise errors.UsageError(f"unknown config field {field!r} on the command line: expected a field of 'relink {stage} --help'{hint}")
@@ -219,6 +254,13 @@ def _check_names(stage: str, words: Sequence[str]) -> None:
             )
 
 
+def _number(field: str, kind: str, text: str) -> None:
+    try:
+        _NUMBERS[kind][0](text)
+    except ValueError:
+        raise errors.UsageError(errors.describe("value", f"config field {field!r}", _NUMBERS[kind][1], repr(text))) from None
+
+
 def _assign(config: config_lib.RunConfig, path: str, text: str) -> None:
     current = config_lib.lookup(config, path)
     try:
@@ -226,8 +268,6 @@ def _assign(config: config_lib.RunConfig, path: str, text: str) -> None:
     except ValueError as error:
         raise errors.UsageError(errors.describe("value", f"flag for {path!r}", f"a {type(current).__name__}", repr(text))) from error
     config_lib.assign(config, path, value)
-    if path == "models":
-        config.mitigate = config.mitigate if config.mitigate in config.models else ""
 
 
 def _coerce_tuples(config: config_lib.RunConfig) -> None:

@@ -10,6 +10,7 @@ plain arguments, and only `stages/` translates one into the other.
 import dataclasses
 import functools
 import json
+import pathlib
 import re
 from typing import Any
 
@@ -18,6 +19,7 @@ from relink_jax import errors
 MODELS = ("phantom-0-untrained", "phantom-1-labels", "phantom-2-reports", "phantom-3-specialist")
 ARMS = ("original", "random", "dp", "noise_only")
 TEXT_FIELDS = ("findings+impression", "findings", "impression", "report_text")
+PATHS = ("source", "embeddings", "cohort.table", "cohort.image_root")
 SPLITS = ("train", "validate", "test")
 
 
@@ -29,8 +31,18 @@ def option(default: Any, help_text: str) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+class _Section:
+    """A dataclass that refuses attributes it has no field for, so that a typo in a config file is not silently ignored."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        if name not in known:
+            raise AttributeError(f"unknown field {name!r}{errors.suggest(name, known)}")
+        object.__setattr__(self, name, value)
+
+
 @dataclasses.dataclass
-class PhantomConfig:
+class PhantomConfig(_Section):
     """The seeded generator of synthetic radiographs and reports."""
 
     seed: int = option(7, "seed of the synthetic population; the packaged models never saw seed 7")
@@ -39,10 +51,10 @@ class PhantomConfig:
 
 
 @dataclasses.dataclass
-class CohortConfig:
+class CohortConfig(_Section):
     """Which pairs are audited and where they come from."""
 
-    name: str = option("phantom", "name of the cohort on the page and in results files")
+    name: str = option("", "name of the cohort on the page and in results files; empty takes 'phantom', or the table's file name")
     source: str = option("phantom", "'phantom' generates synthetic data; 'table' reads your own pairs table")
     table: str = option("", "path of the pairs table (CSV or Parquet) when source is 'table'")
     image_root: str = option("", "directory that image_path in the table is relative to")
@@ -53,7 +65,7 @@ class CohortConfig:
 
 
 @dataclasses.dataclass
-class EmbedConfig:
+class EmbedConfig(_Section):
     """Encoding images and reports with frozen towers."""
 
     batch_size: int = option(128, "images or texts per device step, over all devices")
@@ -62,7 +74,7 @@ class EmbedConfig:
 
 
 @dataclasses.dataclass
-class AuditConfig:
+class AuditConfig(_Section):
     """The linkage audit itself."""
 
     pool_sizes: tuple[int, ...] = option((10, 100, 1000, 10000), "candidate-pool sizes N; those that do not fit are left out")
@@ -79,7 +91,7 @@ class AuditConfig:
 
 
 @dataclasses.dataclass
-class MechanismConfig:
+class MechanismConfig(_Section):
     """Everything the privacy guarantee depends on; recorded in the ledger."""
 
     objective: str = option("anchor_infonce", "per-record loss: anchor_infonce")
@@ -96,7 +108,7 @@ class MechanismConfig:
 
 
 @dataclasses.dataclass
-class PerformanceConfig:
+class PerformanceConfig(_Section):
     """Choices that change speed and memory, never the guarantee."""
 
     clipping: str = option("closed_form", "closed_form (rank-one, linear heads) or vmap (the reference path)")
@@ -104,18 +116,18 @@ class PerformanceConfig:
 
 
 @dataclasses.dataclass
-class HeadsConfig:
+class HeadsConfig(_Section):
     """Training of mitigated projection heads on cached features."""
 
     train_split: str = option("train", "split the heads are trained on")
-    train_site: str = option("A", "site the heads are trained on; empty for all")
+    train_site: str = option("", "site the heads and the probe are trained on; empty for every site with studies in the training split")
     noise_draws: int = option(5, "noise-only heads to draw; they read no data, cost no privacy and show how far another draw moves the numbers")
     mechanism: MechanismConfig = option(MechanismConfig, "the DP mechanism")
     performance: PerformanceConfig = option(PerformanceConfig, "speed and memory")
 
 
 @dataclasses.dataclass
-class ProbeConfig:
+class ProbeConfig(_Section):
     """The 14-label linear probe that prices the mitigation."""
 
     l2_grid: tuple[float, ...] = option((1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0), "L2 strengths tried on the validation split")
@@ -124,7 +136,7 @@ class ProbeConfig:
 
 
 @dataclasses.dataclass
-class ReportConfig:
+class ReportConfig(_Section):
     """The page."""
 
     title: str = option("Cross-modal linkage audit", "title of the page")
@@ -132,12 +144,15 @@ class ReportConfig:
 
 
 @dataclasses.dataclass
-class RunConfig:
+class RunConfig(_Section):
     """One run: which models and arms, and every stage's settings."""
 
     name: str = option("demo", "name of the run")
     models: tuple[str, ...] = option(MODELS, "models audited, in rising order of specialisation")
-    mitigate: str = option("phantom-3-specialist", "model whose heads are trained and compared across arms; empty for none")
+    mitigate: str = option(
+        "phantom-3-specialist",
+        "model whose heads are trained and compared; a checkpoint brought with 'relink convert --source' takes its place; empty for none",
+    )
     arms: tuple[str, ...] = option(ARMS, "heads of the mitigated model: original, random, dp, noise_only")
     source: str = option("", "convert: directory of a checkpoint in the published layout; empty for packaged models")
     embeddings: str = option("", "audit: directory of precomputed embeddings; skips every encoder")
@@ -148,8 +163,22 @@ class RunConfig:
     probe: ProbeConfig = option(ProbeConfig, "utility")
     report: ReportConfig = option(ReportConfig, "page")
 
+    @property
+    def cohort_name(self) -> str:
+        """The configured name of the cohort, else 'phantom', or the table's file name with '-' for what a name cannot hold."""
+        if self.cohort.name or self.cohort.source == "phantom":
+            return self.cohort.name or "phantom"
+        return re.sub(r"[^A-Za-z0-9.-]+", "-", pathlib.Path(self.cohort.table).stem).strip(".-") or "cohort"
+
+    def resolve_paths(self) -> None:
+        """Makes every relative path absolute."""
+        for path in PATHS:
+            assign(self, path, absolute(lookup(self, path)))
+
     def validate(self) -> None:
         """Checks every field; raises `UsageError` naming the first wrong one."""
+        for field, default in zip(fields(self), fields(RunConfig()), strict=True):
+            _type(field.path, field.default, default.default)
         _choice("cohort.source", self.cohort.source, ("phantom", "table"))
         _choice("cohort.text_field", self.cohort.text_field, TEXT_FIELDS)
         _choice("audit.label_policy", self.audit.label_policy, ("quaternary", "ternary", "u_one", "u_zero"))
@@ -159,10 +188,9 @@ class RunConfig:
         _choice("heads.mechanism.optimizer", self.heads.mechanism.optimizer, ("sgd", "adam"))
         _choice("heads.performance.clipping", self.heads.performance.clipping, ("closed_form", "vmap"))
         _choice("heads.train_split", self.heads.train_split, SPLITS)
-        for path, names in (("models", self.models), ("cohort.name", (self.cohort.name,))):
+        for path, names in (("models", self.models), ("cohort.name", (self.cohort.name,) if self.cohort.name else ())):
             for name in names:
-                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-                    raise errors.UsageError(errors.describe("name", f"config field {path!r}", "letters, digits, '.', '_' and '-'", repr(name)))
+                check_name(name, f"config field {path!r}")
         for arm in self.arms:
             _choice("arms", arm, ARMS)
         if self.heads.mechanism.optimizer != "sgd" and self.heads.mechanism.learning_rate == 0:
@@ -173,15 +201,35 @@ class RunConfig:
             raise errors.UsageError("pairs table missing in config field 'cohort.table': expected a CSV or Parquet path, found ''")
         for path, value, low, high in _ranges(self):
             if not low <= value <= high:
-                raise errors.UsageError(errors.describe("value", f"config field {path!r}", f"a number in [{low:g}, {high:g}]", f"{value:g}"))
+                raise errors.UsageError(errors.describe("value", f"config field {path!r}", f"a number in [{low:.10g}, {high:.10g}]", f"{value:g}"))
         for path, values in (("audit.ks", self.audit.ks), ("audit.pool_sizes", self.audit.pool_sizes)):
             low = 1 if path == "audit.ks" else 2
             if not values or min(values) < low or len(set(values)) != len(values):
                 raise errors.UsageError(errors.describe("list", f"config field {path!r}", f"distinct integers of at least {low}", str(tuple(values))))
+        if not self.probe.l2_grid or not all(0 < strength < 1e9 for strength in self.probe.l2_grid):
+            raise errors.UsageError(errors.describe("list", "config field 'probe.l2_grid'", "positive numbers below 1e9", str(self.probe.l2_grid)))
         if max(self.audit.ks) > max(self.audit.pool_sizes):
             raise errors.UsageError(
                 errors.describe("k", "config field 'audit.ks'", f"at most the largest pool size {max(self.audit.pool_sizes)}", str(max(self.audit.ks)))
             )
+
+
+def check_name(name: str, where: str) -> None:
+    """Raises `UsageError` unless `name` can be part of a file name and of a result's name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or "__" in name:
+        raise errors.UsageError(errors.describe("name", where, "letters, digits, '.', '_' and '-', without '__'", repr(name)))
+
+
+def _type(path: str, value: Any, default: Any) -> None:
+    """Raises `UsageError` unless `value` has the type of `default`; whole numbers are numbers, and lists may be tuples."""
+    if isinstance(default, tuple):
+        kind, parts = type(default[0]), value if isinstance(value, list | tuple) else (None,)
+    else:
+        kind, parts = type(default), (value,)
+    allowed = (int, float) if kind is float else kind
+    if not all(isinstance(part, allowed) and isinstance(part, bool) == (kind is bool) for part in parts):
+        expected = f"{'a list of ' if isinstance(default, tuple) else ''}{kind.__name__}"
+        raise errors.UsageError(errors.describe("type", f"config field {path!r}", expected, f"{type(value).__name__} {value!r:.40}"))
 
 
 def _choice(path: str, value: str, known: tuple[str, ...]) -> None:
@@ -194,6 +242,7 @@ def _ranges(config: RunConfig) -> list[tuple[str, float, float, float]]:
     big, tiny = 1e9, 1e-12
     mechanism = config.heads.mechanism
     return [
+        ("cohort.phantom.seed", config.cohort.phantom.seed, 0, 2**32 - 1),
         ("cohort.phantom.n_patients", config.cohort.phantom.n_patients, 20, 1e6),
         ("cohort.phantom.image_size", config.cohort.phantom.image_size, 32, 4096),
         ("cohort.max_missing_share", config.cohort.max_missing_share, 0, 0.999),
@@ -205,8 +254,9 @@ def _ranges(config: RunConfig) -> list[tuple[str, float, float, float]]:
         ("audit.level", config.audit.level, 0.5, 0.9999),
         ("audit.mc_repeats", config.audit.mc_repeats, 0, 1e6),
         ("audit.query_block", config.audit.query_block, 8, big),
+        ("audit.seed", config.audit.seed, 0, 2**32 - 1),
         ("audit.tile", config.audit.tile, 8, big),
-        ("heads.mechanism.target_epsilon", mechanism.target_epsilon, 1e-4, 1e4),
+        ("heads.mechanism.target_epsilon", mechanism.target_epsilon, 1e-4, 100),
         ("heads.mechanism.target_delta", mechanism.target_delta, tiny, 0.1),
         ("heads.mechanism.l2_norm_clip", mechanism.l2_norm_clip, tiny, big),
         ("heads.mechanism.expected_batch_size", mechanism.expected_batch_size, 0, big),
@@ -254,6 +304,11 @@ def assign(config: Any, path: str, value: Any) -> None:
     """Sets the field at a dotted path."""
     parent, _, leaf = path.rpartition(".")
     setattr(lookup(config, parent) if parent else config, leaf, value)
+
+
+def absolute(path: str) -> str:
+    """Returns a path as an absolute one, so that a later command from another directory finds it; '' stays ''."""
+    return str(pathlib.Path(path).expanduser().resolve()) if path else path
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def load(directory: pathlib.Path) -> tuple[Heads, dict[str, Any]]:
     Raises: StoreError: missing files, or arrays that do not match the card's SHA-256.
     """
     card = files.read_json(directory / "card.json")
+    if not isinstance(card, dict) or not isinstance(card.get("heads_sha256"), str):
+        raise errors.StoreError(errors.describe("card damaged", f"heads {directory.name!r}", "a card with heads_sha256", "another"))
     path = directory / "heads.safetensors"
     flat = safetensors_numpy.load_file(str(path)) if path.exists() else {}
     found = digests.arrays_digest(flat)

@@ -4,8 +4,10 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -36,7 +38,7 @@ def test_every_stage_has_help_with_example_and_exit_codes(capsys, stage):
     assert f"example: relink {stage}" in out
     assert "exit codes: 0 done" in out
     for field in config.fields(config.RunConfig()):
-        if field.path.split(".")[0] in catalogue.STAGES[stage].sections:
+        if any(f"{field.path}.".startswith(f"{section}.") for section in catalogue.STAGES[stage].sections):
             assert f"--config.{field.path}=" in out
 
 
@@ -49,7 +51,16 @@ def test_every_stage_has_help_with_example_and_exit_codes(capsys, stage):
         (("audit", "--config.top_q=1", "--workdir=x"), "did you mean 'audit.top_k'?"),
         (("audit", "--wrkdir=x"), "did you mean 'workdir'?"),
         (("audit", "--config.audit.label_policy=ternery", "--workdir=x"), "did you mean 'ternary'?"),
-        (("audit", "--config.audit.seed=abc", "--workdir=x"), "abc"),
+        (("audit", "--config.audit.seed=abc", "--workdir=x"), "'audit.seed': expected a whole number, found 'abc'"),
+        (("audit", "--config.audit.level=much", "--workdir=x"), "'audit.level': expected a number, found 'much'"),
+        (("audit", "--config.audit.seed=-1", "--workdir=x"), "'audit.seed': expected a number in [0, 4294967295]"),
+        (("demo", "--config.cohort.phantom.seed=-1", "--workdir=x"), "cohort.phantom.seed"),
+        (("probe", "--config.probe.l2_grid=nan", "--workdir=x"), "probe.l2_grid"),
+        (("heads", "--config.heads.mechanism.target_epsilon=800", "--workdir=x"), "[0.0001, 100]"),
+        (("plan", "--config.audit.tile=0"), "audit.tile"),
+        (("embed", "--model=phantom-3-specalist", "--workdir=x"), "did you mean 'phantom-3-specialist'?"),
+        (("convert", "--source=nowhere", "--model=a__b", "--workdir=x"), "without '__'"),
+        (("convert", "--source=nowhere", "--model=phantom-1-labels", "--workdir=x"), "one that no packaged model has"),
         (("audit", "--config.audit.pool_sizes=10,x", "--workdir=x"), "comma-separated int"),
         (("audit", "--config.audit.pool_sizes=1", "--workdir=x"), "at least 2"),
         (("audit", "--config.audit.ks=20000", "--workdir=x"), "at most the largest pool size 10000"),
@@ -112,7 +123,65 @@ def test_a_config_file_that_is_none_says_so_in_one_sentence(tmp_path, text):
     path = tmp_path / "config.json"
     path.write_text(text)
     with pytest.raises(errors.UsageError, match=r"config file in --config file 'config\.json'"):
+        cli.parse("report", [f"--config={path}"])
+    with pytest.raises(errors.StoreError, match=r"recorded config damaged in workdir file 'config\.json'"):
         cli.parse("report", [f"--workdir={tmp_path}"])
+
+
+def test_a_misspelt_field_in_a_config_file_is_refused_with_the_right_name(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from relink_jax import config\n\ndef get_config():\n    run = config.RunConfig()\n    run.audit.topk = 3\n    return run\n")
+    with pytest.raises(errors.UsageError, match=r"unknown field 'topk'; did you mean 'top_k'\?"):
+        cli.parse("audit", [f"--config={path}"])
+
+
+@pytest.mark.parametrize("value", [True, 1.5, None, "3", float("nan")])
+def test_a_field_of_another_type_is_refused(value):
+    run = config.RunConfig()
+    run.audit.seed = value
+    with pytest.raises(errors.UsageError, match=r"type in config field 'audit\.seed': expected int"):
+        run.validate()
+
+
+def test_the_cohort_is_named_after_its_table():
+    run = config.RunConfig()
+    assert run.cohort_name == "phantom"
+    run.cohort.source, run.cohort.table = "table", "/data/St Mary's 2024_final.csv"
+    assert run.cohort_name == "St-Mary-s-2024-final"
+    run.cohort.name = "mary"
+    assert run.cohort_name == "mary"
+
+
+def _signalled(tmp_path, number, disposition, patients):
+    """Returns (exit code, stderr) of a cohort stage that gets `number`, started with `disposition` for it, while it writes pictures."""
+    command = [sys.executable, "-m", "relink_jax", "cohort", f"--workdir={tmp_path / 'w'}", f"--patients={patients}"]
+    started = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(number, disposition)
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "w" / "phantom").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    started.send_signal(number)
+    _, err = started.communicate(timeout=60)
+    return started.returncode, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_stopped_stage_says_so_and_exits_75(tmp_path, number):
+    code, err = _signalled(tmp_path, number, signal.SIG_DFL, patients=1500)
+    assert code == 75, err
+    assert "run the same command to go on" in err
+
+
+def test_a_stage_under_nohup_outlives_its_terminal(tmp_path):
+    code, err = _signalled(tmp_path, signal.SIGHUP, signal.SIG_IGN, patients=40)
+    assert code == 0, err
+
+
+def test_a_terminal_without_unicode_is_no_internal_error():
+    code = "import sys; from relink_jax import cli; cli.main(['--version']); print('2\u00d7')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True)
+    assert done.stdout.endswith("2?\n")
 
 
 def test_an_error_inside_a_config_file_is_told_as_one_sentence(tmp_path):
@@ -145,7 +214,7 @@ def test_module_entry_and_launch_mains_run_from_a_checkout():
 def test_internal_errors_show_type_and_place_but_no_message(monkeypatch, capsys):
     from relink_jax.stages import audit
 
-    def broken(*_):
+    def broken(*_, **__):
         raise RuntimeError("patient 1234 had a secret")
 
     monkeypatch.setattr(audit, "run", broken)

@@ -195,6 +195,62 @@ def test_trained_heads_without_their_ledger_are_refused(copy, capsys):
     assert relink("audit", *SMALL, f"--workdir={copy}") == 74
 
 
+def swap(root, source, target, *names):
+    """Copies files of one arm over those of another."""
+    for name in names:
+        shutil.copy(root / "heads" / "phantom-3-specialist" / source / name, root / "heads" / "phantom-3-specialist" / target / name)
+
+
+@pytest.mark.parametrize(
+    ("source", "names", "says"),
+    [
+        ("noise_only", ("privacy_ledger.json",), "ledger"),
+        ("noise_only", ("privacy_ledger.json", "heads.safetensors", "card.json"), "heads of another arm"),
+        ("random", ("heads.safetensors", "card.json"), "heads of another arm"),
+        ("noise_only", ("heads.safetensors",), "heads corrupted"),
+    ],
+)
+def test_heads_cards_and_ledgers_of_different_arms_are_told_apart(copy, capsys, source, names, says):
+    swap(copy, source, "dp", *names)
+    for words in (("heads", *SMALL), ("audit", *SMALL), ("report", "--check", *SMALL)):
+        assert relink(*words, f"--workdir={copy}") == 74
+        assert says in capsys.readouterr().err
+
+
+def test_a_valid_ledger_of_another_training_is_refused(copy, road, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(road, other)
+    shutil.rmtree(other / "heads" / "phantom-3-specialist" / "dp")
+    assert relink("heads", *SMALL, f"--workdir={other}") == 0
+    place = "heads/phantom-3-specialist/dp/privacy_ledger.json"
+    shutil.copy(other / place, copy / place)
+    assert relink("audit", *SMALL, f"--workdir={copy}") == 74
+    assert relink("report", *SMALL, f"--workdir={copy}") == 74
+    assert "ledger" in capsys.readouterr().err
+
+
+def test_results_that_state_another_epsilon_than_the_ledger_are_refused(copy, capsys):
+    path = copy / "results" / "phantom-3-specialist__dp__phantom-A-test.json"
+    document = json.loads(path.read_text())
+    document["model"]["dp"]["epsilon"] = 0.034
+    path.write_text(json.dumps(document))
+    assert relink("report", *SMALL, f"--workdir={copy}") == 74
+    assert "privacy of the heads in results file 'phantom-3-specialist__dp__phantom-A-test.json'" in capsys.readouterr().err
+
+
+def test_one_page_does_not_mix_protocols(copy, capsys):
+    assert relink("audit", *SMALL, "--config.audit.same_patient=negative", "--model=phantom-0-untrained", f"--workdir={copy}") == 0
+    assert relink("report", *SMALL, f"--workdir={copy}") == 74
+    assert "results of different protocols (same_patient)" in capsys.readouterr().err
+
+
+def test_a_page_of_other_bytes_is_refused_by_the_check(copy, capsys):
+    page = copy / "report" / "index.html"
+    page.write_bytes(page.read_bytes() + b"\xff\xfe")
+    assert relink("report", "--check", *SMALL, f"--workdir={copy}") == 74
+    assert "page edited" in capsys.readouterr().err
+
+
 def test_settings_of_a_refused_command_do_not_stay(copy):
     before = (copy / "config.json").read_bytes()
     assert relink("audit", "--config.audit.ks=1,5000", "--config.audit.pool_sizes=10,5000", f"--workdir={copy}") == 65

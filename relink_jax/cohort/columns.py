@@ -17,6 +17,7 @@ REQUIRED = ("image_path", "patient_id", "study_id")
 TEXTS = ("findings", "impression", "report_text", "report_path")
 OPTIONAL = ("image_id", "report_id", "view", "split", "pretrain_exposure", "site", "study_order", "study_date", "age_years", "sex", "label_source")
 ALIASES = {"Airspace Opacity": "Lung Opacity", "No Findings": "No Finding"}
+_UNREAD = ("study_order", "study_date", "age_years", "sex")
 _KNOWN = (*REQUIRED, *TEXTS, *OPTIONAL, *LABELS)
 _FIELD_LIMIT = 10_000_000
 
@@ -25,11 +26,12 @@ def read_columns(path: pathlib.Path) -> dict[str, list[str]]:
     """Returns the known columns of a table as equally long lists of stripped strings.
 
     Raises: DataError: no such file or another format, not UTF-8, ragged or damaged rows, a required column missing or
-    misspelt, a column twice, identifiers stored as fractions; names the table's file name, column and data row.
+    misspelt, a column twice, a Parquet column of another type than text or integers (labels: or floats); names the table's
+    file name, column and data row.
     """
     path = pathlib.Path(path)
     where = f"pairs table {path.name!r}"
-    if not path.is_file():
+    if not is_file(path):
         raise errors.DataError(errors.describe("table missing", where, "a CSV or Parquet file", "no file"))
     if path.suffix == ".csv":
         columns = _read_csv(path, where)
@@ -40,6 +42,14 @@ def read_columns(path: pathlib.Path) -> dict[str, list[str]]:
     if not next(iter(columns.values())):
         raise errors.DataError(errors.describe("rows", where, "at least one data row", "none"))
     return columns
+
+
+def is_file(path: pathlib.Path) -> bool:
+    """Whether there is a file that can be looked at; a name too long, a loop of links or a closed directory hide it."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _names(header: list[str], where: str) -> dict[int, str]:
@@ -85,6 +95,8 @@ def _read_csv(path: pathlib.Path, where: str) -> dict[str, list[str]]:
                     columns[name].append(row[position].strip())
     except UnicodeDecodeError as error:
         raise errors.DataError(errors.describe("encoding", where, "UTF-8", f"other bytes after data row {row_number}")) from error
+    except OSError as error:
+        raise errors.DataError(errors.describe("table unreadable", where, "a readable file", type(error).__name__)) from error
     except csv.Error as error:
         raise errors.DataError(
             errors.describe("damaged CSV", f"{where}, after data row {row_number}", "quoted cells that close", "a row that cannot be parsed")
@@ -98,21 +110,28 @@ def _read_parquet(path: pathlib.Path, where: str) -> dict[str, list[str]]:
         header = parquet.schema_arrow.names
         kept = _names(header, where)
         table = parquet.read(columns=[header[position] for position in kept])
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise errors.DataError(errors.describe("damaged Parquet", where, "a readable file", "one that cannot be parsed")) from error
     columns: dict[str, list[str]] = {}
     for position, name in kept.items():
         column = table.column(header[position])
-        if name.endswith("_id") and not (pa.types.is_integer(column.type) or _is_text(column.type)):
-            raise errors.DataError(errors.describe(f"type of column {name!r}", where, "strings or integers", str(column.type)))
+        expected = "strings, integers or floats" if name in LABELS else "strings or integers"
+        if name not in _UNREAD and not _is_plain(column.type, floats=name in LABELS, nulls=name not in REQUIRED):
+            raise errors.DataError(errors.describe(f"type of column {name!r}", where, expected, str(column.type)))
         columns[name] = [_cell(value) for value in column.to_pylist()]
     return columns
+
+
+def _is_plain(kind: pa.DataType, *, floats: bool, nulls: bool) -> bool:
+    """Whether cells of this type have one spelling as text, the same as in a CSV file."""
+    return pa.types.is_integer(kind) or _is_text(kind) or (floats and pa.types.is_floating(kind)) or (nulls and pa.types.is_null(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _cell(value: object) -> str:

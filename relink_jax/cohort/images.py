@@ -2,7 +2,8 @@
 
 Eight-bit grey is divided by 255. Sixteen-bit grey is divided by 65535, or by 4095 when no pixel of the file exceeds 4095:
 archives often store 12-bit detectors in 16-bit files, and PNG readers do not say which. Colour and palette images become
-ITU-R 601 luma, as Pillow computes it; transparent pixels are laid over black. Nothing is inverted, cropped or stretched.
+ITU-R 601 luma, as Pillow computes it; transparent pixels are laid over black. Nothing is inverted, cropped or stretched,
+nor turned as an EXIF note may ask: the pixels are taken in the order in which the file stores them.
 """
 
 import pathlib
@@ -14,6 +15,7 @@ from relink_jax import errors
 
 _FORMATS = ("PNG", "JPEG")
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+_MOST_PIXELS = 2**26
 _TWELVE_BIT, _SIXTEEN_BIT = 4095, 65535
 
 
@@ -29,6 +31,8 @@ def read_image(path: pathlib.Path, where: str = "image file") -> np.ndarray:
             frames = int(getattr(opened, "n_frames", 1))
             if frames > 1:
                 raise errors.DataError(errors.describe("picture", where, "one frame", f"{frames} frames"))
+            if opened.width * opened.height > _MOST_PIXELS:
+                raise errors.DataError(errors.describe("picture", where, f"at most {_MOST_PIXELS:,} pixels", f"{opened.width} x {opened.height}"))
             opened.load()
             return _brightness(opened)
     except FileNotFoundError as error:

@@ -6,6 +6,7 @@ row (counted from 1, header not counted) and column and never the identifier or 
 """
 
 import pathlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from relink_jax.cohort import columns, reports
 from relink_jax.cohort.schema import BLANK, EXPOSURES, LABELS, SPLITS, VIEWS, Cohort
 from relink_jax.store import digests
 
+_SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}|")
 _LABEL_CODES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, "-0.0": 0, "": BLANK}
 
 
@@ -90,9 +92,17 @@ class _Rows:
         return ", ".join(f"{count} {name}" for name, count in self.counts.items())
 
     def check_choices(self) -> None:
-        """Checks split, view and pretrain_exposure against their values."""
+        """Checks split, view and pretrain_exposure against their values, and site, which becomes part of file names."""
         exposures = ["unknown" if value == "" else value for value in self.found["pretrain_exposure"]]
         self.found["pretrain_exposure"] = exposures
+        spellings: dict[str, str] = {}
+        for row, site in enumerate(self.found["site"]):
+            if not _SITE.fullmatch(site):
+                expected = "blank, or at most 64 letters A to Z, digits, spaces, '.', '_' and '-' that start with a letter or digit"
+                raise errors.DataError(errors.describe("site", self.at(row, "site"), expected, f"{len(site)} characters, some others or too many"))
+            if spellings.setdefault(site.lower().replace(" ", "-"), site) != site:
+                expected = "names that differ in more than case, spaces and '-'"
+                raise errors.DataError(errors.describe("site", self.at(row, "site"), expected, "two spellings of one name"))
         for column, known in (("split", SPLITS), ("view", VIEWS), ("pretrain_exposure", EXPOSURES)):
             allowed = set(known)
             for row, value in enumerate(self.found.get(column, ())):
@@ -160,7 +170,7 @@ class _Rows:
         """Returns bool [rows]: the file of `column` is there (rows outside `keep` are not looked at)."""
         there = keep.copy()
         for row in np.flatnonzero(keep):
-            there[row] = (root / self.found[column][row]).is_file()
+            there[row] = columns.is_file(root / self.found[column][row])
         lost = np.flatnonzero(keep & ~there)
         self.counts["missing_files" if column == "image_path" else "missing_reports"] = len(lost)
         if len(lost) > max_missing_share * int(keep.sum()):

@@ -1,12 +1,13 @@
 """What the page does not show, what privacy was spent and what the run warned of, in words beside their numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from relink_jax.report import values
 from relink_jax.report.evidence import Evidence
 from relink_jax.report.words import Fragments
 
+_RELATIONS = {"zero_out": "zero-out (N is public)", "add_remove": "add/remove", "replace_one": "replace-one"}
 SAME_PATIENT = {
     "exclude": "Other studies of the query's patient were left out of the candidates. Recognising the patient but not the study counts neither for nor against.",
     "negative": "Other studies of the query's patient were candidates and counted as wrong: strict study linkage.",
@@ -134,15 +135,25 @@ def ledger_rows(evidence: Evidence, name: str) -> list[tuple[str, Fragments]]:
         ("\N{GREEK SMALL LETTER EPSILON} (R\N{LATIN SMALL LETTER E WITH ACUTE}nyi DP)", epsilon("rdp")),
         ("\N{GREEK SMALL LETTER EPSILON} (PLD)", epsilon("pld")),
         ("\N{GREEK SMALL LETTER DELTA}", number("small", "delta", "/epsilon/delta")),
+        *_all_runs(ledger, number),
         (
             "\N{GREEK SMALL LETTER DELTA} \N{MULTIPLICATION SIGN} N",
             number("small", "delta times N", "/epsilon/delta", "/dataset/n_units_declared", formula="product"),
         ),
         ("privacy unit", [str(ledger.get("dataset", {}).get("unit", "not recorded"))]),
-        ("neighbouring relation", [str(events[0].get("relation", "not recorded")).replace("_", "/")]),
+        ("neighbouring relation", [_RELATIONS.get(str(events[0].get("relation")), "not recorded")]),
         ("units in training, N", number("count", "units", "/dataset/n_units_declared")),
         ("objective", [str(ledger.get("objective", {}).get("id", "not recorded"))]),
         ("sampling probability, q", number("small", "q", "/sampling/q")),
         *mechanism,
     ]
     return [(term, value) for term, value in rows if value]
+
+
+def _all_runs(ledger: dict[str, Any], number: Callable[..., Fragments]) -> list[tuple[str, Fragments]]:
+    """Returns the row of what earlier released runs on the same people and this one spent together; none when it is the first."""
+    total = ledger.get("epsilon_all_runs", {})
+    if total.get("runs", 1) < 2:
+        return []
+    spent = number("small", "epsilon of all runs", "/epsilon_all_runs/rdp") if total["rdp"] is not None else ["not bounded"]
+    return [("\N{GREEK SMALL LETTER EPSILON} with earlier runs", [*spent, " over ", *number("count", "released runs", "/epsilon_all_runs/runs"), " runs"])]

@@ -29,7 +29,9 @@ def check(results: Sequence[dict[str, Any]], ledgers: Mapping[str, dict[str, Any
         raise errors.StoreError(errors.describe("page missing", "workdir entry 'report'", "index.html", "nothing; run the report stage first"))
     documents = documents_of(results, ledgers)
     printed = _Printed()
-    printed.feed(page.read_text(encoding="utf-8"))
+    printed.feed(page.read_text(encoding="utf-8", errors="replace"))
+    if not isinstance(record, dict) or not isinstance(record.get("numbers"), list):
+        raise errors.StoreError(errors.describe("record of the page damaged", "report/numbers.json", "a list of numbers", "none"))
     entries = {entry["id"]: entry for entry in record["numbers"]}
     for entry in entries.values():
         again = values.evaluate(documents, entry["formula"], [(source["file"], source["pointer"]) for source in entry["sources"]])

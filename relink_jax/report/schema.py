@@ -17,6 +17,7 @@ VERSION = "1.0"
 METRICS = ("recall", "mrr", "mean_rank", "auc_within_query")
 DIRECTIONS = ("i2r", "r2i")
 REQUIRED_SECTIONS = ("schema_version", "run", "data", "model", "protocol", "counts", "metrics", "utility", "warnings")
+PROTOCOL = ("same_patient", "label_policy", "ties", "truth", "attack", "precision")  # rules that results on one page share
 OPTIONAL_SECTIONS = ("paired", "checks", "files", "risk", "open_set", "verification", "selective", "bits", "hubness")
 
 Rule = tuple[str, Callable[[Any], bool]]
@@ -128,7 +129,25 @@ def load_results(directory: pathlib.Path) -> list[dict[str, Any]]:
         if stem(document) != path.stem:
             raise errors.StoreError(errors.describe("results file misnamed", f"workdir entry {path.name!r}", f"the name {stem(document)}.json", path.name))
         documents.append(document)
+    _same_protocol(documents)
     return ordered(documents)
+
+
+def _same_protocol(documents: list[dict[str, Any]]) -> None:
+    """Raises `StoreError` when results were measured by different rules and cannot stand in one table."""
+    for name in PROTOCOL:
+        found = {stem(document): document["protocol"].get(name) for document in documents}
+        usual = next(iter(found.values()))
+        other = next((one for one, value in found.items() if value != usual), None)
+        if other is not None:
+            raise errors.StoreError(
+                errors.describe(
+                    f"results of different protocols ({name})",
+                    f"results file '{other}.json'",
+                    repr(usual),
+                    f"{found[other]!r}; audit all models and heads again",
+                )
+            )
 
 
 def ordered(results: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -94,7 +94,15 @@ def _guarantee(evidence: Evidence, arm: Row, dataset: str) -> Fragments:
     described = evidence.documents[file]["model"]["dp"]
     epsilon = evidence.book.number("small", f"epsilon of {arm.model}", (file, "/model/dp/epsilon"))
     delta = evidence.book.number("small", f"delta of {arm.model}", (file, "/model/dp/delta"))
-    return [" (\N{GREEK SMALL LETTER EPSILON} = ", epsilon, ", \N{GREEK SMALL LETTER DELTA} = ", delta, f" per {described['unit']})"]
+    earlier: Fragments = []
+    if described.get("runs", 1) > 1:  # an earlier release on the same people adds to this one
+        runs = evidence.book.number("count", f"released runs of {arm.model}", (file, "/model/dp/runs"))
+        total = described["epsilon_all_runs"]
+        spent: Fragments = (
+            ["not bounded"] if total is None else [evidence.book.number("small", f"epsilon of all runs of {arm.model}", (file, "/model/dp/epsilon_all_runs"))]
+        )
+        earlier = ["; ", *spent, " over the ", runs, " runs released on these people"]
+    return [" (\N{GREEK SMALL LETTER EPSILON} = ", epsilon, ", \N{GREEK SMALL LETTER DELTA} = ", delta, f" per {described['unit']}", *earlier, ")"]
 
 
 def _ladder(evidence: Evidence) -> Answer | None:

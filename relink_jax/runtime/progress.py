@@ -40,3 +40,9 @@ def say(text: str) -> None:
     """Prints text between bars on stderr, under the same rules as a bar."""
     if os.environ.get("RELINK_PROGRESS") != "0" and _process_index() == 0:
         tqdm.write(text, file=sys.stderr)
+
+
+def notice(text: str) -> None:
+    """Prints on stderr what the user must know about the outcome, bars or no bars, on process 0 only."""
+    if _process_index() == 0:
+        tqdm.write(text, file=sys.stderr)

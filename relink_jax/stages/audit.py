@@ -1,6 +1,7 @@
 """The audit stage: linkage of every model, head arm and evaluation set, or of embeddings brought along."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ from relink_jax.audit import comparison, importer, result
 from relink_jax.audit import inputs as inputs_lib
 from relink_jax.audit import run as audit_run
 from relink_jax.cohort import schema
-from relink_jax.privacy import ledger as ledger_lib
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import provenance
 from relink_jax.stages import context
@@ -20,23 +20,25 @@ from relink_jax.store import workdir as workdir_lib
 NO_HEAD = "none"
 
 
-def run(config: config_lib.RunConfig, workdir: str) -> dict[str, result.AuditResult]:
+def run(config: config_lib.RunConfig, workdir: str, *, model: str | None = None) -> dict[str, result.AuditResult]:
     """Audits every (model, arm, evaluation set), writes results/*.json and *.parquet, and returns the results by file stem.
 
-    With `config.embeddings`, audits that directory instead and needs no cohort, model or encoder.
+    With `model`, audits only that one of the run's models. With `config.embeddings`, audits that directory instead and needs no
+    cohort, model or encoder. Arms whose heads were not trained are left out, and said.
 
     Raises: DataError, StoreError, UsageError: see the rooms; nothing is written for a set that fails.
     """
-    found = context.open_run(config, workdir)
-    mesh = meshes.make_mesh()
-    with workdir_lib.locked(found):
+    with context.opened(config, workdir) as found:
+        mesh = meshes.make_mesh()
         if config.embeddings:
             return _brought(config, found, mesh)
+        models = context.models_of(config, model)
         cohort = context.load_cohort(config, found)
         results: dict[str, result.AuditResult] = {}
-        for model in config.models:
+        for name in models:
+            arms = context.made_arms(config, found, name)
             for chosen in context.evaluation_sets(config, cohort):
-                results |= _audit_arms(config, found, cohort, model, chosen, mesh)
+                results |= _audit_arms(config, found, cohort, name, arms, chosen, mesh)
         return results
 
 
@@ -56,11 +58,17 @@ def _brought(config: config_lib.RunConfig, found: workdir_lib.Workdir, mesh: mes
 
 
 def _audit_arms(
-    config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, model: str, chosen: context.EvaluationSet, mesh: meshes.Mesh
+    config: config_lib.RunConfig,
+    found: workdir_lib.Workdir,
+    cohort: schema.Cohort,
+    model: str,
+    arms: Sequence[str],
+    chosen: context.EvaluationSet,
+    mesh: meshes.Mesh,
 ) -> dict[str, result.AuditResult]:
-    """Audits all arms of one model on one set; arms carry their paired change against the original and the noise-only heads."""
+    """Audits the arms of one model on one set; arms carry their paired change against the original and the noise-only heads."""
     audited = {}
-    for arm in context.arms_of(config, model):
+    for arm in arms:
         images, texts = context.embeddings(found, model, arm, config.embed.shard_rows)
         audited[arm] = _audit(config, _inputs(cohort, chosen.selection, images, texts), mesh)
     record, data = _run_record(config, found), _data_record(config, cohort, chosen)
@@ -137,13 +145,7 @@ def _data_record(config: config_lib.RunConfig, cohort: schema.Cohort, chosen: co
 
 def _model_record(found: workdir_lib.Workdir, model: str, arm: str) -> dict[str, Any]:
     converted = files.read_json(found.model(model) / "provenance.json")
-    card = files.read_json(found.heads(model, arm) / "card.json")
-    path = found.heads(model, arm) / "privacy_ledger.json"
-    ledger = ledger_lib.load(path) if arm == "dp" or context.is_noise(arm) or path.exists() else None
-    dp = None
-    if ledger is not None and ledger["data_used"] and not ledger["epsilon"]["infinite"]:
-        epsilon = ledger["epsilon"]
-        dp = {"epsilon": epsilon["rdp"], "epsilon_pld": epsilon["pld"], "delta": epsilon["delta"], "accountant": "rdp", "unit": ledger["dataset"]["unit"]}
+    _, card, ledger = context.load_arm(found, model, arm)
     rung = converted["specialisation"]
-    described = {"name": model, "head": arm, "dp": dp, "weights_sha256": converted["source_sha256"], "heads_sha256": card["heads_sha256"]}
+    described = {"name": model, "head": arm, "dp": context.spent(ledger), "weights_sha256": converted["source_sha256"], "heads_sha256": card["heads_sha256"]}
     return described | {"specialisation": rung if rung >= 0 else None, "features_sha256": shards.digest(found.features(model, "images"))}

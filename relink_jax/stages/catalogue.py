@@ -45,7 +45,9 @@ _TABLE_NOTES = """the pairs table (CSV or Parquet), one row per image-report pai
   image_path, patient_id, study_id       required; the path is relative to cohort.image_root; ids are read as text
   findings and impression, or            required: one of these three forms of the report
     report_text, or report_path
-  image_id, report_id, view, split, site, pretrain_exposure, study_order, age_years, sex, label_source     optional
+  split                                  optional: train, validate or test, one per patient; without it all rows are audited, none trained on
+  site                                   optional: each site is a database of its own; one without training rows is external
+  image_id, report_id, view, pretrain_exposure, study_order, age_years, sex, label_source     optional
   No Finding ... Support Devices         optional: the 14 CheXpert observations as 1, 0, -1 (uncertain) or blank
 images: 8- or 16-bit PNG, or JPEG"""
 _EMBEDDINGS_NOTES = """what --embeddings=DIR may hold; rows are joined by study id, never by position:
@@ -61,16 +63,25 @@ in any mix of these files:
   labels.parquet or labels.csv           columns study_id and one per label
 or one image-report pair per row of everything:
   img_emb/img_emb_0.npy, text_emb/text_emb_0.npy, metadata/metadata_0.parquet (study_id, patient_id, [image_id, labels])"""
+_ROAD_NOTES = """the same road on your own pairs table and checkpoint, stage by stage (settings are recorded in the workdir, so give them once):
+  relink cohort --config.cohort.source=table --config.cohort.table=pairs.csv --config.cohort.image_root=png --workdir=out
+  relink convert --source=my_clip --workdir=out      your checkpoint instead of the packaged models
+  relink embed --workdir=out                         frozen features
+  relink heads --workdir=out                         mitigation; needs rows of split 'train'; leave it out to audit only
+  relink audit --workdir=out
+  relink probe --workdir=out                         price; needs labels in splits 'train' and 'validate'
+  relink report --workdir=out                        the page; check it with: relink report --check --workdir=out"""
 _CHECKPOINT_NOTES = """what --source=DIR must hold, as published:
   config.json, model.safetensors, preprocessor_config.json and the tokenizer's files (tokenizer.json, or vocab.json with merges.txt)
 every tensor must find its place and every parameter its tensor; what does not fit is named"""
-_MODEL = Alias("model", "models", "one model instead of the configured ladder")
+_MODEL = Alias("model", "", "only this one of the run's models, for this command")
 STAGES = {
     "demo": Stage(
         "the whole road on the embedded synthetic cohort: audit, mitigation, price, page",
-        ("cohort", "heads", "report"),
+        ("models", "mitigate", "arms", "cohort", "heads", "report"),
         "relink demo --workdir=out",
         (_PATIENTS,),
+        notes=_ROAD_NOTES,
     ),
     "plan": Stage(
         "what a run will cost before it starts: memory, FLOPs, disk, epsilon",
@@ -94,8 +105,11 @@ STAGES = {
     "convert": Stage(
         "convert checkpoints in the published layout to Flax, with a two-way key check",
         (),
-        "relink convert --model=phantom-3-specialist --workdir=out",
-        (_MODEL, Alias("source", "source", "directory of a checkpoint in the Hugging Face CLIP layout")),
+        "relink convert --source=my_clip --workdir=out",
+        (
+            Alias("model", "", "only this one of the run's models; with --source, the name your checkpoint gets (default: its directory's)"),
+            Alias("source", "source", "directory of a checkpoint of your own in the Hugging Face CLIP layout; it becomes the run's model"),
+        ),
         notes=_CHECKPOINT_NOTES,
     ),
     "embed": Stage(
@@ -113,10 +127,15 @@ STAGES = {
     ),
     "heads": Stage(
         "train mitigated projection heads with DP-SGD, with their privacy ledger",
-        ("heads",),
+        ("mitigate", "arms", "heads"),
         "relink heads --config.heads.mechanism.target_epsilon=1.0 --workdir=out",
     ),
-    "probe": Stage("price the mitigation: 14-label linear probe on every arm", ("probe",), "relink probe --workdir=out"),
+    "probe": Stage(
+        "price the mitigation: 14-label linear probe on every arm",
+        ("probe", "heads.train_site"),
+        "relink probe --workdir=out",
+        notes="fitted on splits train and validate of heads.train_site, scored on every set that was audited",
+    ),
     "accountants": Stage(
         "print privacy ledgers side by side, re-priced by RDP and PLD",
         (),
@@ -158,7 +177,8 @@ def stage_help(stage: str, configs: Sequence[str]) -> str:
         flags.append((f"--{alias.flag}" + ("" if alias.boolean else "=VALUE"), alias.help + same))
     lines = [f"relink {stage}: {described.summary}", "", " ".join(f"usage: relink {stage} {described.positional} [flags]".split()), "", "flags:"]
     lines += [f"  {name:<24} {text}" for name, text in flags]
-    shown = [field for field in config_lib.fields(config_lib.RunConfig()) if field.path.split(".")[0] in described.sections]
+    sections = tuple(f"{section}." for section in described.sections)
+    shown = [field for field in config_lib.fields(config_lib.RunConfig()) if f"{field.path}.".startswith(sections)]
     if shown:
         lines += ["", "config fields of this stage:"]
         lines += [f"  --config.{field.path}={show(field.default)}\n      {field.help}" for field in shown]

@@ -1,7 +1,10 @@
 """What every stage starts with: the workdir opened for this run's data, and the cohort, features and embeddings in it."""
 
+import contextlib
 import dataclasses
 import pathlib
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,34 +12,53 @@ import numpy as np
 from relink_jax import config as config_lib
 from relink_jax import errors, heads
 from relink_jax.cohort import schema
-from relink_jax.store import files, shards
+from relink_jax.privacy import ledger as ledger_lib
+from relink_jax.runtime import progress
+from relink_jax.store import shards
 from relink_jax.store import workdir as workdir_lib
 
 NOISE_ONLY = "noise_only"
 
 
-def open_run(config: config_lib.RunConfig, workdir: str | pathlib.Path) -> workdir_lib.Workdir:
-    """Opens the workdir for the data this config defines; a workdir of other data is refused.
+@contextlib.contextmanager
+def opened(config: config_lib.RunConfig, workdir: str | pathlib.Path) -> Iterator[workdir_lib.Workdir]:
+    """Holds the workdir for one stage of this config, after checking the config; a workdir of other data is refused.
 
-    Raises: UsageError, StoreError: see `store.workdir.open_workdir`.
+    Raises: UsageError, StoreError: see `RunConfig.validate` and `store.workdir.opened`.
     """
+    config.validate()
+    config.resolve_paths()
     identity: dict[str, Any] = {f"cohort.{field.path}": field.default for field in config_lib.fields(config.cohort)}
     if config.cohort.source == "table":
         identity = {name: value for name, value in identity.items() if ".phantom." not in name}
     if config.embeddings:
         identity = {"embeddings": config.embeddings}
-    found = workdir_lib.open_workdir(workdir, {name: list(value) if isinstance(value, tuple) else value for name, value in identity.items()})
-    files.write_json(found.root / "config.json", config_lib.to_dict(config))
-    return found
+    identity = {name: list(value) if isinstance(value, tuple) else value for name, value in identity.items()}
+    with workdir_lib.opened(workdir, identity, config_lib.to_dict(config)) as found:
+        yield found
 
 
-def restore_config(path: pathlib.Path, content: bytes) -> None:
-    """Writes back the config a workdir had recorded before a command that was refused."""
-    files.write_bytes(path, content)
+def models_of(config: config_lib.RunConfig, model: str | None) -> tuple[str, ...]:
+    """Returns the run's models, or the one of them that a command named; `UsageError` for any other."""
+    if model is None:
+        return config.models
+    if model not in config.models:
+        raise errors.UsageError(
+            f"unknown model {model!r} in --model: expected one of {', '.join(config.models)}, or a checkpoint converted with "
+            f"'relink convert --source=DIR --model=NAME'{errors.suggest(model, config.models)}"
+        )
+    return (model,)
+
+
+def needs(path: pathlib.Path, what: str, stage: str) -> None:
+    """Raises `StoreError` naming the stage that makes `path` when it is not there."""
+    if not path.exists():
+        raise errors.StoreError(errors.describe(f"{what} missing", "the workdir", f"the output of 'relink {stage}'", "nothing; run that stage first"))
 
 
 def load_cohort(config: config_lib.RunConfig, found: workdir_lib.Workdir) -> schema.Cohort:
     """Returns the saved cohort; `StoreError` when the cohort stage has not run."""
+    needs(found.cohort / "cohort.json", "cohort", "cohort")
     return schema.load(found.cohort, image_root(config, found))
 
 
@@ -63,6 +85,51 @@ def arms_of(config: config_lib.RunConfig, model: str) -> tuple[str, ...]:
     return ("original", *(arm for arm in config.arms if arm != "original"), *redraws)
 
 
+def made_arms(config: config_lib.RunConfig, found: workdir_lib.Workdir, model: str) -> tuple[str, ...]:
+    """Returns those arms of a model whose heads are in the workdir, and says which are left out because they were not trained.
+
+    Raises: StoreError: the model is not converted.
+    """
+    needs(found.heads(model, "original") / "card.json", f"model {model!r}", "convert")
+    arms = arms_of(config, model)
+    made = tuple(arm for arm in arms if (found.heads(model, arm) / "card.json").exists())
+    left = [arm for arm in arms if arm not in made and not is_redraw(arm)]
+    if left:
+        progress.notice(f"{model}: no {', '.join(left)} heads in the workdir, so they are left out; 'relink heads' makes them")
+    return made
+
+
+def load_arm(found: workdir_lib.Workdir, model: str, arm: str) -> tuple[heads.Heads, dict[str, Any], dict[str, Any] | None]:
+    """Returns (heads, card, ledger) of one arm after checking that they belong together; no ledger for arms that were not trained.
+
+    Raises: StoreError: missing or damaged files, heads of another arm, or a ledger that does not account for these heads.
+    """
+    directory, where = found.heads(model, arm), f"heads/{model}/{arm}"
+    needs(directory / "card.json", f"{arm} heads of {model!r}", "convert" if arm == "original" else "heads")
+    loaded, card = heads.load(directory)
+    if card.get("arm") != arm:
+        raise errors.StoreError(errors.describe("heads of another arm", where, repr(arm), repr(card.get("arm"))))
+    if arm in ("original", "random"):
+        return loaded, card, None
+    path = directory / ledger_lib.FILE_NAME
+    if not path.exists():
+        raise errors.StoreError(errors.describe("privacy ledger missing", where, f"{ledger_lib.FILE_NAME} beside trained heads", "nothing"))
+    ledger = ledger_lib.load_for(path, card["heads_sha256"], data_used=not is_noise(arm))
+    target = card["settings"]["mechanism"]["target_epsilon"]
+    if ledger["epsilon"]["target"] != target:
+        raise errors.StoreError(errors.describe("ledger of other settings", where, f"target epsilon {target:g}", f"{ledger['epsilon']['target']}"))
+    return loaded, card, ledger
+
+
+def spent(ledger: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Returns what results say of the privacy of an arm's heads; None where no private data was used or nothing is promised."""
+    if ledger is None or not ledger["data_used"] or ledger["epsilon"]["infinite"]:
+        return None
+    epsilon, total = ledger["epsilon"], ledger["epsilon_all_runs"]
+    described = {"epsilon": epsilon["rdp"], "epsilon_pld": epsilon["pld"], "delta": epsilon["delta"], "accountant": "rdp", "unit": ledger["dataset"]["unit"]}
+    return described | {"runs": total["runs"], "epsilon_all_runs": total["rdp"]}
+
+
 def is_noise(arm: str) -> bool:
     """Returns whether an arm is the noise-only control or a further draw of it."""
     return arm.startswith(NOISE_ONLY)
@@ -83,27 +150,39 @@ class EvaluationSet:
     selection: schema.Selection
 
 
+def training_sites(config: config_lib.RunConfig, cohort: schema.Cohort) -> list[str]:
+    """Returns the sites whose training split the heads learn from: the configured one, or every site that has one."""
+    chosen = cohort.select(split=config.heads.train_split, site=config.heads.train_site or None)
+    return sorted({str(site) for site in cohort.study_site[chosen.studies]})
+
+
 def evaluation_sets(config: config_lib.RunConfig, cohort: schema.Cohort) -> list[EvaluationSet]:
     """Returns one set per site of the test split; a cohort without any split is audited whole.
 
-    A site other than the heads' training site is external: heads trained elsewhere are used there without retraining.
+    A site that the heads were not trained on, while others were, is external: heads trained elsewhere are used there as they are.
+
+    Raises: DataError: nothing in the test split, or two sites whose names differ only in what a file name cannot hold.
     """
     split = "test" if np.any(cohort.study_split == "test") else None
-    sites = sorted({str(site) for site in cohort.study_site})
-    sets = []
-    for site in sites:
+    trained = training_sites(config, cohort)
+    sets: list[EvaluationSet] = []
+    for site in sorted({str(site) for site in cohort.study_site}):
         chosen = cohort.select(split=split, site=site)
-        external = bool(config.heads.train_site) and site != config.heads.train_site
-        label = "-".join(part for part in (cohort.name, site, "external" if external else split or "all") if part)
+        external = bool(trained) and site not in trained
+        parts = (cohort.name, re.sub(r"[^A-Za-z0-9.-]+", "-", site), "external" if external else split or "all")
+        label = "-".join(part for part in parts if part)
         if len(chosen.studies) > 0:
             sets.append(EvaluationSet(label, site, external, chosen))
     if not sets:
         raise errors.DataError(errors.describe("nothing to audit", "cohort", "at least one study in the test split", "none"))
+    if len({one.name for one in sets}) < len(sets):
+        raise errors.DataError(errors.describe("sites", "cohort", "names that differ in letters and digits", "two that give one file name"))
     return sets
 
 
 def features(found: workdir_lib.Workdir, model: str, what: str) -> np.ndarray:
     """Returns frozen features [n, F] in index order (row i belongs to image, text or anchor i)."""
+    needs(found.features(model, what) / "manifest.json", f"features of {what} by {model!r}", "embed")
     stored = shards.read(found.features(model, what))
     ordered = np.empty_like(stored["features"])
     ordered[stored["index"]] = stored["features"]
@@ -115,7 +194,9 @@ def embeddings(found: workdir_lib.Workdir, model: str, arm: str, shard_rows: int
 
     Raises: StoreError: missing features or heads, or stored embeddings of other heads.
     """
-    loaded, card = heads.load(found.heads(model, arm))
+    for what in ("images", "texts"):
+        needs(found.features(model, what) / "manifest.json", f"features of {what} by {model!r}", "embed")
+    loaded, card, _ = load_arm(found, model, arm)
     both = []
     for side, what in (("image", "images"), ("text", "texts")):
         directory = found.embeddings(model, arm, what)

@@ -7,7 +7,7 @@ from typing import Any
 
 from relink_jax import config as config_lib
 from relink_jax.runtime import progress
-from relink_jax.stages import audit, cohort, convert, embed, heads, plan, probe, report
+from relink_jax.stages import audit, cohort, context, convert, embed, heads, plan, probe, report
 
 ROAD = ("cohort", "convert", "embed", "heads", "audit", "probe", "report")
 
@@ -24,17 +24,25 @@ class Demo:
 def run(config: config_lib.RunConfig, workdir: str) -> Demo:
     """Runs the whole road in `workdir`, going on where an earlier run of the same config stopped.
 
+    A cohort without a training split is audited only: there is nothing to train heads or the probe on, and that is said.
+
     Raises: every error of the stages it calls.
     """
     progress.say(plan.describe(plan.run(config, workdir, ["audit", "heads"])))
     stages: dict[str, Any] = {"cohort": cohort, "convert": convert, "embed": embed, "heads": heads, "audit": audit, "probe": probe, "report": report}
     seconds, outcomes = {}, {}
-    for name in ROAD if config.mitigate else [name for name in ROAD if name != "heads"]:
+    skipped = set() if config.mitigate else {"heads"}
+    for name in ROAD:
+        if name in skipped:
+            continue
         started = time.monotonic()
         outcomes[name] = stages[name].run(config, workdir)
         seconds[name] = time.monotonic() - started
         if name not in ("audit", "probe", "report"):
             progress.say(f"[{name}, {seconds[name]:.0f} s]\n{stages[name].describe(outcomes[name])}")
+        if name == "cohort" and not context.training_sites(config, outcomes[name]):
+            skipped |= {"heads", "probe"}
+            progress.notice(f"no study in split {config.heads.train_split!r}: linkage is measured, nothing is mitigated or probed")
     return Demo(outcomes["report"].table, outcomes["report"].page, seconds)
 
 

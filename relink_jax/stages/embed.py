@@ -28,23 +28,21 @@ class Embedded:
     digests: dict[str, str]
 
 
-def run(config: config_lib.RunConfig, workdir: str) -> list[Embedded]:
-    """Encodes the cohort with every configured model, going on where an earlier run stopped.
+def run(config: config_lib.RunConfig, workdir: str, *, model: str | None = None) -> list[Embedded]:
+    """Encodes the cohort with every model of the run, or only with `model`, going on where an earlier run stopped.
 
-    Raises: StoreError: no cohort or no converted model in the workdir; DataError: see `encoders.embed`.
+    Raises: UsageError: not a model of the run; StoreError: no cohort or no converted model in the workdir; DataError: see `encoders.embed`.
     """
-    found = context.open_run(config, workdir)
-    cohort = context.load_cohort(config, found)
-    mesh = meshes.make_mesh()
-    anchors = phantom.anchor_texts(config.embed.anchors, ANCHOR_SEED) if config.mitigate else []
-    done = []
-    with workdir_lib.locked(found):
-        for model in config.models:
-            done.append(_embed(config, found, cohort, model, anchors if model == config.mitigate else [], mesh))
-    return done
+    with context.opened(config, workdir) as found:
+        models = context.models_of(config, model)
+        cohort = context.load_cohort(config, found)
+        mesh = meshes.make_mesh()
+        anchors = phantom.anchor_texts(config.embed.anchors, ANCHOR_SEED) if config.mitigate else []
+        return [_embed(config, found, cohort, name, anchors if name == config.mitigate else [], mesh) for name in models]
 
 
 def _embed(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, model: str, anchors: list[str], mesh: meshes.Mesh) -> Embedded:
+    context.needs(found.model(model) / "provenance.json", f"model {model!r}", "convert")
     params, provenance = checkpoints.restore(found.model(model))
     spec = convert_stage.converted_spec(found, model)
     options: dict[str, Any] = {

@@ -38,11 +38,10 @@ def run(config: config_lib.RunConfig, workdir: str) -> list[Arm]:
 
     Raises: UsageError: no model to mitigate, or no training pairs; StoreError: missing features, or heads of other settings.
     """
-    found = context.open_run(config, workdir)
     if not config.mitigate:
         raise errors.UsageError(errors.describe("nothing to mitigate", "config field 'mitigate'", f"one of models {list(config.models)}", "''"))
-    cohort = context.load_cohort(config, found)
-    with workdir_lib.locked(found):
+    with context.opened(config, workdir) as found:
+        cohort = context.load_cohort(config, found)
         return [_arm(config, found, cohort, arm) for arm in context.arms_of(config, config.mitigate)]
 
 
@@ -65,18 +64,13 @@ def _arm(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schem
     directory = found.heads(model, arm)
     settings = _settings(config, arm)
     if (directory / "card.json").exists():
-        _, card = heads_lib.load(directory)
+        _, card, ledger = context.load_arm(found, model, arm)
         if arm != "original" and card["settings_sha256"] != digests.value_digest(settings):
             raise errors.StoreError(
                 errors.describe("heads of other settings", f"heads/{model}/{arm}", "the settings they were trained with", "changed ones; use a fresh workdir")
             )
-        path = directory / ledger_lib.FILE_NAME
-        if arm not in ("original", "random") and not path.exists():
-            raise errors.StoreError(
-                errors.describe("privacy ledger missing", f"heads/{model}/{arm}", f"{ledger_lib.FILE_NAME} beside trained heads", "nothing")
-            )
-        return Arm(model, arm, directory, ledger_lib.load(path) if path.exists() else None)
-    original, card = heads_lib.load(found.heads(model, "original"))
+        return Arm(model, arm, directory, ledger)
+    original, card, _ = context.load_arm(found, model, "original")
     about = {"arm": arm, "original_sha256": card["heads_sha256"], "settings": settings, "settings_sha256": digests.value_digest(settings)}
     if arm == "random":
         heads_lib.save(directory, heads_lib.random_heads(RANDOM_SEED, original), about)
@@ -98,7 +92,12 @@ def _train(
     chosen = cohort.select(split=config.heads.train_split, site=config.heads.train_site or None)
     if len(chosen.images) < 2:
         raise errors.UsageError(
-            errors.describe("training pairs", "config fields heads.train_split and heads.train_site", "at least 2 pairs", str(len(chosen.images)))
+            errors.describe(
+                "training pairs",
+                f"split {config.heads.train_split!r} of the cohort (table column 'split')",
+                "at least 2 pairs; without any, audit only, with --config.mitigate=",
+                str(len(chosen.images)),
+            )
         )
     studies = cohort.image_study[chosen.images]
     anchors = context.features(found, config.mitigate, "anchors")
@@ -117,9 +116,20 @@ def _train(
         clipping=config.heads.performance.clipping,
         chunk=config.heads.performance.chunk,
         ledger_path=directory / ledger_lib.FILE_NAME,
-        dataset={"name": cohort.name, "synthetic": cohort.synthetic, "split": config.heads.train_split, "site": config.heads.train_site},
-        public_tuning_data=STEP_SIZE_ORIGIN if config.heads.mechanism.learning_rate == 0 else None,
+        dataset={
+            "name": cohort.name,
+            "synthetic": cohort.synthetic,
+            "split": config.heads.train_split,
+            "site": ", ".join(context.training_sites(config, cohort)),
+        },
+        public_tuning_data=STEP_SIZE_ORIGIN if _untouched(config.heads.mechanism) else None,
     )
+
+
+def _untouched(mechanism: config_lib.MechanismConfig) -> bool:
+    """Returns whether the step size is the default one, whose origin is known; how a user chose another is not."""
+    default = config_lib.MechanismConfig()
+    return (mechanism.learning_rate, mechanism.relative_displacement) == (default.learning_rate, default.relative_displacement)
 
 
 def _resolved(mechanism: config_lib.MechanismConfig, original: heads_lib.Heads, n_units: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ def run(
 
     Raises: UsageError: an unknown stage or a size that is not a positive integer.
     """
+    config.validate()
     expected = config.cohort.phantom.n_patients
     n_studies = _size("studies", studies, round(expected * _STUDIES_PER_PATIENT))
     n_images = _size("images", images, round(expected * _STUDIES_PER_PATIENT * _IMAGES_PER_STUDY))
@@ -46,7 +47,7 @@ def describe(plans: dict[str, list[plan.Line]]) -> str:
 def _heads_plan(mechanism: config_lib.MechanismConfig) -> list[plan.Line]:
     batch = f"{mechanism.expected_batch_size:,}" if mechanism.expected_batch_size else "a third of the units"
     return [
-        plan.Line("epsilon to be spent", f"{mechanism.target_epsilon:g}", f"at delta {mechanism.target_delta:g}, per {mechanism.unit}, add or remove"),
+        plan.Line("epsilon to be spent", f"{mechanism.target_epsilon:g}", f"at delta {mechanism.target_delta:g}, per {mechanism.unit}, zero-out"),
         plan.Line("noisy steps", f"{mechanism.iterations:,}", f"expected batch {batch}, clip {mechanism.l2_norm_clip:g}"),
     ]
 

@@ -23,25 +23,25 @@ def run(config: config_lib.RunConfig, workdir: str) -> dict[str, list[probe.Prob
 
     Raises: StoreError: no results files of the audit stage, or missing embeddings; DataError: no labelled training images.
     """
-    found = context.open_run(config, workdir)
-    cohort = context.load_cohort(config, found)
-    sets = context.evaluation_sets(config, cohort)
-    arms = {model: [arm for arm in context.arms_of(config, model) if not context.is_redraw(arm)] for model in config.models}
-    probed: dict[str, list[probe.ProbeResult]] = {}
-    with workdir_lib.locked(found), progress.bar(sum(map(len, arms.values())), "probe", "arms") as bar:
-        for model in config.models:
-            before = _probe(config, cohort, sets, context.features(found, model, "images"), PRE_HEAD)
-            original: dict[str, probe.ProbeResult] = {}
-            for arm in arms[model]:
-                images, _ = context.embeddings(found, model, arm, config.embed.shard_rows)
-                after = _probe(config, cohort, sets, images, arm)
-                original = original or after
-                for name in after:
-                    stem = f"{model}__{arm}__{name}"
-                    probed[stem] = [before[name], after[name]]
-                    _record(found, stem, before[name], after[name], original[name])
-                bar.update(1)
-    return probed
+    with context.opened(config, workdir) as found:
+        cohort = context.load_cohort(config, found)
+        sets = context.evaluation_sets(config, cohort)
+        arms = {model: [arm for arm in context.made_arms(config, found, model) if not context.is_redraw(arm)] for model in config.models}
+        probed: dict[str, list[probe.ProbeResult]] = {}
+        with progress.bar(sum(map(len, arms.values())), "probe", "arms") as bar:
+            for model in config.models:
+                before = _probe(config, cohort, sets, context.features(found, model, "images"), PRE_HEAD)
+                original: dict[str, probe.ProbeResult] = {}
+                for arm in arms[model]:
+                    images, _ = context.embeddings(found, model, arm, config.embed.shard_rows)
+                    after = _probe(config, cohort, sets, images, arm)
+                    original = original or after
+                    for name in after:
+                        stem = f"{model}__{arm}__{name}"
+                        probed[stem] = [before[name], after[name]]
+                        _record(found, stem, before[name], after[name], original[name])
+                    bar.update(1)
+        return probed
 
 
 def describe(probed: dict[str, list[probe.ProbeResult]]) -> str:
@@ -61,7 +61,11 @@ def _probe(
     train, validate = (_split(cohort, cohort.select(split=split, site=site), x) for split in ("train", "validate"))
     for name, split in (("train", train), ("validate", validate)):
         if len(split[0]) == 0:
-            raise errors.DataError(errors.describe("nothing to fit the probe on", f"split {name!r} of the cohort", "at least one image with labels", "none"))
+            raise errors.DataError(
+                errors.describe(
+                    "nothing to fit the probe on", f"split {name!r} of the cohort", "images with labels (table columns split and the 14 labels)", "none"
+                )
+            )
     fitted = probe.fit_probe(
         train=train, validate=validate, label_names=schema.LABELS, l2_grid=config.probe.l2_grid, max_iterations=config.probe.max_iterations
     )
@@ -88,6 +92,7 @@ def _split(cohort: schema.Cohort, chosen: schema.Selection, x: np.ndarray) -> pr
 
 def _record(found: workdir_lib.Workdir, stem: str, before: probe.ProbeResult, after: probe.ProbeResult, original: probe.ProbeResult) -> None:
     path = found.results / f"{stem}.json"
+    context.needs(path, f"results of {stem.replace('__', ' ')}", "audit")
     document = files.read_json(path)
     document["utility"]["probe"] = [before.to_json(), after.to_json()]
     comparable = after is not original and after.macro_auroc is not None and original.macro_auroc is not None

@@ -36,11 +36,9 @@ def run(config: config_lib.RunConfig, workdir: str, check: bool | None = None) -
 
     Raises: StoreError: no results, damaged ones, or a number that does not come out again (names it).
     """
-    found = context.open_run(config, workdir)
-    with workdir_lib.locked(found):
+    with context.opened(config, workdir) as found:
         documents = schema.load_results(found.results)
-        paths = sorted(found.root.glob(f"heads/*/*/{ledger_lib.FILE_NAME}"))
-        ledgers = {path.relative_to(found.root).as_posix(): ledger_lib.load(path) for path in paths}
+        ledgers = _ledgers(found, documents)
         table = headline(documents, config.report.headline_pool)
         if not check:
             written = page.render(
@@ -50,6 +48,27 @@ def run(config: config_lib.RunConfig, workdir: str, check: bool | None = None) -
         compared = sum(_recomputed(found.results / f"{schema.stem(document)}.json") for document in documents)
         compared += check_lib.check(documents, ledgers, found.report)
         return Report(table, found.report / "index.html", compared)
+
+
+def _ledgers(found: workdir_lib.Workdir, documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns the ledgers of the audited heads by workdir-relative path, after checking that results, heads and ledgers belong together.
+
+    Raises: StoreError: see `context.load_arm`; also results of other heads, or that state another epsilon than the ledger.
+    """
+    ledgers: dict[str, dict[str, Any]] = {}
+    for document in documents:
+        model, arm = document["model"]["name"], document["model"]["head"]
+        if not (found.heads(model, arm) / "card.json").exists():
+            continue
+        where = f"results file '{schema.stem(document)}.json'"
+        _, card, ledger = context.load_arm(found, model, arm)
+        if document["model"].get("heads_sha256") != card["heads_sha256"]:
+            raise errors.StoreError(errors.describe("results of other heads", where, "the digest of the heads in the workdir", "another; audit again"))
+        if document["model"]["dp"] != context.spent(ledger):
+            raise errors.StoreError(errors.describe("privacy of the heads", where, "what their ledger says", "something else; audit again"))
+        if ledger is not None:
+            ledgers[f"heads/{model}/{arm}/{ledger_lib.FILE_NAME}"] = ledger
+    return ledgers
 
 
 def describe(report: Report) -> str:

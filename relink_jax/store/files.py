@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 from relink_jax import errors
 
@@ -29,11 +29,27 @@ def fail_at(n: int) -> Iterator[None]:
 
 
 def make_dir(path: pathlib.Path) -> pathlib.Path:
-    """Creates a private directory (0700) with its missing parents, which `mkdir` would leave readable, and returns it."""
-    for missing in reversed([parent for parent in (path, *path.parents) if not parent.exists()]):
-        missing.mkdir(mode=0o700, exist_ok=True)
-    path.mkdir(mode=0o700, exist_ok=True)
+    """Creates a private directory (0700) with its missing parents, which `mkdir` would leave readable, and returns it.
+
+    Raises: StoreError: a file of that name is in the way, or the place is not writable.
+    """
+    try:
+        for missing in reversed([parent for parent in (path, *path.parents) if not parent.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise errors.StoreError(
+            errors.describe("directory not made", f"directory {path.name!r}", "a writable place", error.strerror or type(error).__name__)
+        ) from error
     return path
+
+
+def open_private(path: pathlib.Path) -> IO[str]:
+    """Returns `path` opened for writing as it stands, created 0600; `StoreError` when that is not permitted."""
+    try:
+        return open(path, "a", opener=lambda name, flags: os.open(name, flags, 0o600), encoding="utf-8")
+    except OSError as error:
+        raise errors.StoreError(errors.describe("not writable", f"file {path.name!r}", "a writable workdir", error.strerror or type(error).__name__)) from error
 
 
 def write_with(path: pathlib.Path, writer: Callable[[pathlib.Path], None]) -> None:
@@ -43,8 +59,8 @@ def write_with(path: pathlib.Path, writer: Callable[[pathlib.Path], None]) -> No
     """
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    make_dir(path.parent)
     try:
-        make_dir(path.parent)
         _writes["count"] += 1
         if _writes["count"] == _writes["fail_at"]:
             raise OSError(28, "No space left on device (injected)")
@@ -76,7 +92,12 @@ def write_text(path: pathlib.Path, content: str) -> None:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes `value` as indented JSON; NaN and infinity are refused (`ValueError`)."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Returns `value` as `write_json` writes it."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode("utf-8")
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
-import os
 import pathlib
 import secrets
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,9 @@ from typing import Any
 import relink_jax
 from relink_jax import errors
 from relink_jax.store import digests, files
+
+_RECORD, _SETTINGS = "run.json", "config.json"
+_OWN = (_RECORD, _SETTINGS, "key", ".lock")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,50 +61,89 @@ class Workdir:
         return self.root / "report"
 
 
-def open_workdir(root: str | pathlib.Path, identity: Mapping[str, Any]) -> Workdir:
-    """Opens `root` for a run with the given data-defining `identity` (JSON-ready), creating it when empty.
+@contextlib.contextmanager
+def opened(root: str | pathlib.Path, identity: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[Workdir]:
+    """Holds `root` for one command of a run with the given data-defining `identity`, creating it when empty.
+
+    `settings` (JSON-ready, like `identity`) are recorded as config.json, so that a later command finds them. A command that is
+    refused leaves the recorded settings as they were, and of a workdir it made itself nothing.
 
     Raises:
         UsageError: no directory named, or a non-empty directory that is not a workdir.
-        StoreError: a workdir of another run (names the identity fields that differ), or a damaged one.
+        StoreError: a workdir of another run (names the identity fields that differ), a damaged one, or one in use.
     """
     if not str(root):
         raise errors.UsageError("workdir missing on the command line: expected --workdir=DIR, found nothing")
     path = pathlib.Path(root).expanduser()
-    record = path / "run.json"
+    if not (path / _RECORD).exists() and path.exists() and (not path.is_dir() or any(entry.name not in (".lock", "key") for entry in path.iterdir())):
+        raise errors.UsageError(errors.describe("not a workdir", f"directory {path.name!r}", "an empty directory or one with run.json", "other files"))
+    made = [parent for parent in (path, *path.parents) if not parent.exists()]
+    files.make_dir(path)
+    with _locked(path):
+        fresh, recorded = not (path / _RECORD).exists(), path / _SETTINGS
+        before = recorded.read_bytes() if recorded.is_file() else None
+        try:
+            found = _claim(path, identity)
+            if before is None or before != files.json_bytes(settings):
+                files.write_json(recorded, settings)
+            yield found
+        except Exception:
+            if fresh and all(entry.name in _OWN for entry in path.iterdir()):
+                for name in _OWN:
+                    (path / name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # somebody else put a file there meanwhile
+                    for directory in made:
+                        directory.rmdir()
+            elif before is not None:
+                files.write_bytes(recorded, before)
+            raise
+
+
+def _claim(path: pathlib.Path, identity: Mapping[str, Any]) -> Workdir:
+    """Returns the workdir at `path`, written when there is none, after comparing identities."""
+    record, key = path / _RECORD, path / "key"
     if not record.exists():
-        if path.exists() and (not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir())):
-            raise errors.UsageError(errors.describe("not a workdir", f"directory {path.name!r}", "an empty directory or one with run.json", "other files"))
-        files.make_dir(path)
-        files.write_bytes(path / "key", secrets.token_bytes(32))
+        files.write_bytes(key, secrets.token_bytes(32))
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         files.write_json(record, {"run_id": secrets.token_hex(6), "created_utc": created, "relink_jax": relink_jax.__version__, "identity": dict(identity)})
     found = files.read_json(record)
-    if digests.value_digest(found["identity"]) != digests.value_digest(dict(identity)):
-        changed = sorted(name for name in {**found["identity"], **identity} if found["identity"].get(name) != identity.get(name))
-        shown = ", ".join(f"{name} {_short(found['identity'].get(name))} (now {_short(identity.get(name))})" for name in changed)
+    try:
+        before, run_id = dict(found["identity"]), str(found["run_id"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise errors.StoreError(errors.describe("run record damaged", f"workdir file {_RECORD!r}", "run_id and identity", type(error).__name__)) from error
+    if digests.value_digest(before) != digests.value_digest(dict(identity)):
         raise errors.StoreError(
-            errors.describe("workdir of another run", f"directory {path.name!r}", "the settings it was made with", f"changed {shown}; use a fresh --workdir")
+            errors.describe(
+                "workdir of another run", f"directory {path.name!r}", "the data it was made with", f"{_changes(before, identity)}; use a fresh --workdir"
+            )
         )
-    key = path / "key"
     if not key.exists() or key.stat().st_size != 32:
         raise errors.StoreError(errors.describe("key damaged", "workdir file 'key'", "32 bytes", "something else"))
-    return Workdir(path, found["run_id"], key.read_bytes())
+    return Workdir(path, run_id, key.read_bytes())
 
 
 @contextlib.contextmanager
-def locked(workdir: Workdir) -> Iterator[None]:
-    """Holds the workdir's lock, so that two runs never write one workdir; `StoreError` when another holds it."""
-    with open(workdir.root / ".lock", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as stream:
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    """Holds the directory's lock, so that two commands never write one workdir; `StoreError` when another holds it."""
+    with files.open_private(path / ".lock") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise errors.StoreError(
-                errors.describe("workdir in use", f"directory {workdir.root.name!r}", "one run at a time", "a lock held by another process")
+                errors.describe("workdir in use", f"directory {path.name!r}", "one run at a time", "a lock held by another process")
             ) from error
         yield
 
 
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Returns which fields differ; of fields that only one kind of run has, such as a table's path, only that there are others."""
+    changed = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
+    if changed:
+        return "changed " + ", ".join(f"{name} {_short(before[name])} (now {_short(now[name])})" for name in changed)
+    return f"data defined by {', '.join(sorted(now.keys() - before.keys()) or sorted(before.keys() - now.keys()))}"
+
+
 def _short(value: Any) -> str:
-    text = repr(value)
+    """Returns a value as a message shows it: short, and of a path only the last part."""
+    text = repr(pathlib.PurePath(value).name if isinstance(value, str) and "/" in value else value)
     return text if len(text) <= 24 else text[:21] + "..."

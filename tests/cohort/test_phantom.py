@@ -270,7 +270,14 @@ def test_caption_names_positive_labels_only():
 
 
 def test_unwritable_directory_is_one_sentence(tmp_path):
-    (tmp_path / "images").write_text("a file where a folder has to be")
+    config = PhantomConfig(seed=1, n_patients=1, image_size=16)
+    generate(config, tmp_path / "whole")
+    picture = next((tmp_path / "whole" / "images").rglob("*.png")).relative_to(tmp_path / "whole")
+    (tmp_path / "broken" / picture).mkdir(parents=True)
     with pytest.raises(errors.StoreError, match="write failed in phantom images"):
-        generate(PhantomConfig(seed=1, n_patients=1, image_size=16), tmp_path)
-    assert not (tmp_path / "pairs.csv").exists()
+        generate(config, tmp_path / "broken")
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed" / "images").write_text("a file where a folder has to be")
+    with pytest.raises(errors.StoreError, match="directory not made in directory"):
+        generate(config, tmp_path / "closed")
+    assert not list(tmp_path.glob("[bc]*/pairs.csv"))

@@ -146,13 +146,13 @@ def ledgers():
         "objective": {
             "id": "anchor_infonce",
             "decomposition": "per record against a public bank",
-            "sensitivity": {"add_remove": 1.0},
+            "sensitivity": {"zero_out": 1.0},
             "anchors": {"count": 1024},
         },
         "statement": "Privacy unit: one patient. The guarantee compares the released heads with and without one patient.",
     }
     dp = common | {
-        "events": [{"relation": "add_remove", "accountant_view": "rdp", "count": 1}],
+        "events": [{"relation": "zero_out", "accountant_view": "rdp", "count": 1}],
         "noise": {"std_absolute": 16.1, "multiplier_vs_sensitivity": 16.1},
         "epsilon": {"delta": 6e-6, "target": 0.34, "infinite": False, "rdp": 0.33987, "pld": 0.3012},
         "data_used": True,

@@ -168,7 +168,7 @@ def test_ledger_rows():
     assert shown["ε (Rényi DP)"] == "0.34"
     assert shown["sampling probability, q"] == "0.174"
     assert shown["δ × N"] == "0.00442"
-    assert shown["neighbouring relation"] == "add/remove"
+    assert shown["neighbouring relation"] == "zero-out (N is public)"
     assert control["private records read"] == ["none, so nothing was spent"]
     assert "δ" not in control
     ledgers = report_fixtures.ledgers()

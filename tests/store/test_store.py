@@ -108,26 +108,75 @@ def test_flatten_and_unflatten_are_inverse():
     assert checkpoints.tree_digest(checkpoints.unflatten(checkpoints.flatten(tree))) == checkpoints.tree_digest(tree)
 
 
-def test_workdir_of_another_run_is_refused_with_what_changed(tmp_path):
-    first = workdir.open_workdir(tmp_path / "w", {"cohort": "a", "seed": 1})
-    again = workdir.open_workdir(tmp_path / "w", {"cohort": "a", "seed": 1})
+def enter(root, identity, settings=None):
+    with workdir.opened(root, identity, settings or {}) as found:
+        return found
+
+
+def test_workdir_of_another_run_is_refused_with_what_changed_and_no_path(tmp_path):
+    first = enter(tmp_path / "w", {"cohort": "a", "seed": 1, "table": "/home/me/one.csv"})
+    again = enter(tmp_path / "w", {"cohort": "a", "seed": 1, "table": "/home/me/one.csv"})
     assert first.key == again.key
     assert first.run_id == again.run_id
-    with pytest.raises(errors.StoreError, match=r"changed seed 1 \(now 2\)"):
-        workdir.open_workdir(tmp_path / "w", {"cohort": "a", "seed": 2})
+    with pytest.raises(errors.StoreError, match=r"changed seed 1 \(now 2\), table 'one.csv' \(now 'two.csv'\)") as raised:
+        enter(tmp_path / "w", {"cohort": "a", "seed": 2, "table": "/home/me/two.csv"})
+    assert "/home" not in str(raised.value)
+    with pytest.raises(errors.StoreError, match="found data defined by embeddings; use"):
+        enter(tmp_path / "w", {"embeddings": "/home/me/vectors"})
+
+
+def refused(root, settings, artifact=None):
+    """Opens a workdir for a command that writes `artifact` and then fails."""
+
+    def command():
+        with workdir.opened(root, {"a": 1}, settings) as found:
+            if artifact:
+                files.write_text(found.root / artifact, "made before the failure")
+            raise errors.DataError("wrong rows")
+
+    with pytest.raises(errors.DataError):
+        command()
+
+
+def test_a_refused_command_leaves_no_workdir_behind_and_no_settings(tmp_path):
+    refused(tmp_path / "deep" / "w", {"k": 1})
+    assert os.listdir(tmp_path) == []
+    enter(tmp_path / "w", {"a": 1}, {"k": 1})
+    refused(tmp_path / "w", {"k": 2})
+    assert files.read_json(tmp_path / "w" / "config.json") == {"k": 1}
+    with pytest.raises(KeyboardInterrupt), workdir.opened(tmp_path / "w", {"a": 1}, {"k": 3}):
+        raise KeyboardInterrupt
+    assert files.read_json(tmp_path / "w" / "config.json") == {"k": 3}
+
+
+def test_a_refused_command_keeps_what_an_earlier_one_made(tmp_path):
+    refused(tmp_path / "w", {}, "phantom/pairs.csv")
+    assert (tmp_path / "w" / "run.json").exists()
+    enter(tmp_path / "w", {"a": 1})
 
 
 def test_a_directory_with_other_files_is_no_workdir(tmp_path):
     (tmp_path / "mine.txt").write_text("x")
-    with pytest.raises(errors.UsageError, match="not a workdir"):
-        workdir.open_workdir(tmp_path, {})
+    for root in (tmp_path, tmp_path / "mine.txt"):
+        with pytest.raises(errors.UsageError, match="not a workdir"):
+            enter(root, {})
+    with pytest.raises(errors.StoreError, match="directory not made in directory 'w'"):
+        enter(tmp_path / "mine.txt" / "w", {})
     assert os.listdir(tmp_path) == ["mine.txt"]
 
 
 def test_two_runs_do_not_share_a_workdir(tmp_path):
-    one = workdir.open_workdir(tmp_path / "w", {})
-    with workdir.locked(one), pytest.raises(errors.StoreError, match="workdir in use"), workdir.locked(one):
+    with workdir.opened(tmp_path / "w", {}, {}), pytest.raises(errors.StoreError, match="workdir in use"), workdir.opened(tmp_path / "w", {}, {}):
         pass
+    enter(tmp_path / "w", {})
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"identity": 3}', "not json"])
+def test_a_damaged_run_record_is_refused(tmp_path, content):
+    enter(tmp_path / "w", {})
+    (tmp_path / "w" / "run.json").write_text(content)
+    with pytest.raises(errors.StoreError):
+        enter(tmp_path / "w", {})
 
 
 def test_heads_round_trip_and_detect_damage(tmp_path):

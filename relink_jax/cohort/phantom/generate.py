@@ -62,8 +62,8 @@ def generate(config: PhantomConfig, directory: pathlib.Path) -> pathlib.Path:
 
 
 def _save(path: pathlib.Path, picture: np.ndarray) -> None:
+    files.make_dir(path.parent)
     try:
-        files.make_dir(path.parent)
         path.touch(mode=0o600)
         Image.fromarray(picture).save(path, compress_level=1)
     except OSError as error:
