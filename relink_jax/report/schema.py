@@ -57,9 +57,10 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
     "utility": {"probe": LIST},
 }
 _IF_PRESENT: dict[str, dict[str, Rule]] = {
-    "run": {"seed": COUNT, "precision": TEXT},
+    "run": {"seed": COUNT, "precision": TEXT, "git_commit": TEXT},
     "data": {
-        "external": FLAG, "text_field": TEXT, "n_images": COUNT, "n_studies": COUNT, "n_unique_texts": COUNT, "n_patients": COUNT, "exposure": _or_null(OBJECT),
+        "external": FLAG, "split": TEXT, "text_field": TEXT, "n_images": COUNT, "n_studies": COUNT, "n_unique_texts": COUNT, "n_patients": COUNT,
+        "exposure": _or_null(OBJECT),
     },
     "model": {"weights_sha256": _or_null(TEXT), "specialisation": _or_null(COUNT)},
     "protocol": {"ties": TEXT, "label_policy": TEXT},

@@ -126,7 +126,7 @@ def _paired(against: str, before: result.AuditResult, after: result.AuditResult)
 def _run_record(config: config_lib.RunConfig, found: workdir_lib.Workdir) -> dict[str, Any]:
     created = files.read_json(found.root / "run.json")["created_utc"]
     described = {"id": found.run_id, "created_utc": created, "seed": config.audit.seed, "precision": "float32/highest"}
-    return described | {"config_sha256": digests.value_digest(config_lib.to_dict(config))} | provenance.versions()
+    return described | {"config_sha256": digests.value_digest(config_lib.to_dict(config)), "git_commit": provenance.commit()} | provenance.versions()
 
 
 def _data_record(config: config_lib.RunConfig, cohort: schema.Cohort, chosen: context.EvaluationSet) -> dict[str, Any]:
@@ -136,6 +136,7 @@ def _data_record(config: config_lib.RunConfig, cohort: schema.Cohort, chosen: co
         "synthetic": cohort.synthetic,
         "external": chosen.external,
         "site": chosen.site,
+        "split": chosen.split,
         "cohort_sha256": cohort.digest(),
         "text_field": config.cohort.text_field,
         "view_filter": list(config.cohort.views),

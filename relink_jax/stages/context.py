@@ -146,6 +146,7 @@ class EvaluationSet:
 
     name: str
     site: str
+    split: str
     external: bool
     selection: schema.Selection
 
@@ -172,7 +173,7 @@ def evaluation_sets(config: config_lib.RunConfig, cohort: schema.Cohort) -> list
         parts = (cohort.name, re.sub(r"[^A-Za-z0-9.-]+", "-", site), "external" if external else split or "all")
         label = "-".join(part for part in parts if part)
         if len(chosen.studies) > 0:
-            sets.append(EvaluationSet(label, site, external, chosen))
+            sets.append(EvaluationSet(label, site, split or "all", external, chosen))
     if not sets:
         raise errors.DataError(errors.describe("nothing to audit", "cohort", "at least one study in the test split", "none"))
     if len({one.name for one in sets}) < len(sets):

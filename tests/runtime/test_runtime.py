@@ -1,10 +1,14 @@
 """Meshes, plans and progress."""
 
+import pathlib
+import subprocess
+
 import jax
 import pytest
 
+import relink_jax
 from relink_jax import errors
-from relink_jax.runtime import mesh, plan, progress
+from relink_jax.runtime import mesh, plan, progress, provenance
 
 
 def test_mesh_uses_the_devices_asked_for_with_explicit_axis_types():
@@ -34,3 +38,21 @@ def test_plan_states_flops_by_formula():
 def test_bar_counts_and_is_silent_when_asked(capsys):
     assert list(progress.track(range(3), 3, "test")) == [0, 1, 2]
     assert capsys.readouterr().err == ""
+
+
+def test_results_name_the_commit_of_a_checkout_and_say_so_when_there_is_none(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@example.org", *words], check=True, capture_output=True)
+
+    package = tmp_path / "relink_jax" / "__init__.py"
+    package.parent.mkdir()
+    package.write_text("")
+    monkeypatch.setattr(relink_jax, "__file__", str(package))
+    assert provenance.commit() == "not a checkout"
+    git("init")
+    git("add", "-A")
+    git("commit", "-m", "first")
+    head = pathlib.Path(tmp_path / ".git" / "logs" / "HEAD").read_text().split()[1]
+    assert provenance.commit() == head[:12]
+    package.write_text("changed")
+    assert provenance.commit() == f"{head[:12]}-dirty"
