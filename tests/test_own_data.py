@@ -61,6 +61,23 @@ def test_the_demo_on_a_table_without_splits_audits_only(tmp_path, own_checkpoint
     assert (tmp_path / "w" / "report" / "index.html").exists()
 
 
+def test_splits_without_a_test_split_are_not_audited_on_the_people_trained_on(tmp_path, own_checkpoint, capsys):
+    rows = [{**row, "split": row["split"].replace("test", "train")} for row in archive(tmp_path)]
+    flags, workdir = write(tmp_path, rows), f"--workdir={tmp_path / 'w'}"
+    assert relink("cohort", *flags) == 0
+    assert relink("convert", f"--source={own_checkpoint}", workdir) == 0
+    assert relink("embed", workdir) == 0
+    assert relink("audit", *FAST, workdir) == 65
+    assert "nothing to audit in split 'test' of the cohort" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("column", "misspelt"), [("split", "splits"), ("Pleural Effusion", "Pleural Effusions"), ("site", "sites")])
+def test_a_misspelt_optional_column_is_not_left_out_silently(tmp_path, capsys, column, misspelt):
+    rows = [{misspelt if name == column else name: value for name, value in row.items()} for row in archive(tmp_path)]
+    assert relink("cohort", *write(tmp_path, rows)) == 65
+    assert f"did you mean {column!r}?" in capsys.readouterr().err
+
+
 def test_a_second_checkpoint_stands_beside_the_first(tmp_path, own_checkpoint):
     workdir = f"--workdir={tmp_path / 'w'}"
     assert relink("convert", f"--source={own_checkpoint}", workdir) == 0

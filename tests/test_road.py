@@ -12,6 +12,7 @@ import pytest
 
 from relink_jax import cli
 from relink_jax.report import schema
+from relink_jax.store import digests
 
 MODELS = "phantom-0-untrained,phantom-3-specialist"
 SMALL = [
@@ -37,6 +38,13 @@ def relink(*words: str) -> int:
 
 def recalls_at_ten(document):
     return [entry["value"] for entry in document["metrics"] if entry["name"] == "recall" and entry["N"] == 10 and entry["direction"] == "i2r"]
+
+
+def edit(path, change, sealed=True):
+    """Changes a results file in place, under a seal of its new content unless `sealed` is false."""
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(digests.sealed(document) if sealed else document))
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +103,11 @@ def test_a_second_run_changes_nothing(road, capsys):
 def test_check_recomputes_every_number_and_catches_a_changed_one(copy, capsys):
     assert relink("report", "--check", *SMALL, f"--workdir={copy}") == 0
     assert "all agree" in capsys.readouterr().out
-    path = next((copy / "results").glob("*dp*A-test.json"))
-    document = json.loads(path.read_text())
-    entry = next(entry for entry in document["metrics"] if entry["name"] == "recall")
-    entry["value"] += 0.01
-    path.write_text(json.dumps(document))
+
+    def raise_recall(document):
+        next(entry for entry in document["metrics"] if entry["name"] == "recall")["value"] += 0.01
+
+    edit(next((copy / "results").glob("*dp*A-test.json")), raise_recall)
     assert relink("report", "--check", *SMALL, f"--workdir={copy}") == 74
     assert "does not come out again" in capsys.readouterr().err
 
@@ -230,10 +238,7 @@ def test_a_valid_ledger_of_another_training_is_refused(copy, road, tmp_path, cap
 
 
 def test_results_that_state_another_epsilon_than_the_ledger_are_refused(copy, capsys):
-    path = copy / "results" / "phantom-3-specialist__dp__phantom-A-test.json"
-    document = json.loads(path.read_text())
-    document["model"]["dp"]["epsilon"] = 0.034
-    path.write_text(json.dumps(document))
+    edit(copy / "results" / "phantom-3-specialist__dp__phantom-A-test.json", lambda document: document["model"]["dp"].update(epsilon=0.034))
     assert relink("report", *SMALL, f"--workdir={copy}") == 74
     assert "privacy of the heads in results file 'phantom-3-specialist__dp__phantom-A-test.json'" in capsys.readouterr().err
 
@@ -242,6 +247,85 @@ def test_one_page_does_not_mix_protocols(copy, capsys):
     assert relink("audit", *SMALL, "--config.audit.same_patient=negative", "--model=phantom-0-untrained", f"--workdir={copy}") == 0
     assert relink("report", *SMALL, f"--workdir={copy}") == 74
     assert "results of different protocols (same_patient)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: document["utility"]["probe"][1].update(macro_auroc=0.99),
+        lambda document: document["data"].update(synthetic=False),
+        lambda document: document.update(warnings=[]),
+        lambda document: document.pop("checks"),
+        lambda document: document.pop("content_sha256"),
+    ],
+)
+def test_results_edited_by_hand_make_no_page(copy, capsys, change):
+    edit(copy / "results" / "phantom-3-specialist__dp__phantom-A-test.json", change, sealed=False)
+    assert relink("report", *SMALL, f"--workdir={copy}") == 74
+    assert "results edited in results file 'phantom-3-specialist__dp__phantom-A-test.json'" in capsys.readouterr().err
+
+
+def test_a_table_of_another_audit_is_refused_by_the_check(copy, capsys):
+    results = copy / "results"
+    for suffix in (".parquet", ".parquet.sha256"):
+        shutil.copy(results / f"phantom-3-specialist__dp__phantom-A-test{suffix}", results / f"phantom-3-specialist__random__phantom-A-test{suffix}")
+    assert relink("report", "--check", *SMALL, f"--workdir={copy}") == 74
+    assert "table of another audit in file 'phantom-3-specialist__random__phantom-A-test.parquet'" in capsys.readouterr().err
+
+
+def test_results_of_heads_that_are_missing_on_one_set_make_no_page(copy, capsys):
+    (copy / "results" / "phantom-3-specialist__dp__phantom-B-external.json").unlink()
+    assert relink("report", *SMALL, f"--workdir={copy}") == 74
+    assert "results missing in results file 'phantom-3-specialist__dp__phantom-B-external.json'" in capsys.readouterr().err
+
+
+def test_an_audit_that_one_set_refuses_changes_no_result_and_names_the_set(copy, capsys):
+    before = {path: path.read_bytes() for path in (copy / "results").iterdir()}
+    largest = {}
+    for name in ("A-test", "B-external"):
+        counts = json.loads((copy / "results" / f"phantom-0-untrained__original__phantom-{name}.json").read_text())["counts"]
+        largest[name] = 1 + max(counts[direction]["other_patient"]["M"]["max"] for direction in ("i2r", "r2i"))
+    smaller, larger = sorted(largest, key=lambda name: largest[name])
+    between = largest[larger]
+    assert largest[smaller] < between
+    assert relink("audit", f"--config.audit.pool_sizes={between}", "--config.audit.ks=1", f"--workdir={copy}") == 65
+    assert f"phantom-{smaller}, phantom-0-untrained with original heads: pool size" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (copy / "results").iterdir()} == before
+
+
+def test_one_page_does_not_mix_probes(copy, capsys):
+    assert relink("probe", *SMALL, "--config.probe.max_iterations=1", "--config.arms=original", f"--workdir={copy}") == 0
+    assert relink("report", *SMALL, f"--workdir={copy}") == 74
+    assert "results of different protocols (probe)" in capsys.readouterr().err
+
+
+def test_heads_trained_again_are_said_audited_anew_and_add_up(copy, capsys):
+    (copy / "heads" / "phantom-3-specialist" / "dp" / "card.json").unlink()
+    assert relink("heads", *SMALL, f"--workdir={copy}") == 0
+    told = capsys.readouterr()
+    assert "heads dp are trained again" in told.err
+    assert "with 1 earlier released on the same people" in told.out
+    assert relink("report", *SMALL, f"--workdir={copy}") == 74
+    assert "audit again" in capsys.readouterr().err
+    for stage in ("audit", "probe", "report"):
+        assert relink(stage, *SMALL, f"--workdir={copy}") == 0
+    assert relink("report", "--check", *SMALL, f"--workdir={copy}") == 0
+
+
+@pytest.mark.parametrize("stage", ["convert", "embed"])
+def test_a_changed_preprocessing_file_of_a_converted_model_is_refused(copy, capsys, stage):
+    path = copy / "models" / "phantom-3-specialist" / "spec" / "preprocessor_config.json"
+    path.write_text(path.read_text().replace('"image_mean"', '"image_mean_"'))
+    assert relink(stage, *SMALL, f"--workdir={copy}") == 74
+    assert "model files changed in models/phantom-3-specialist/spec" in capsys.readouterr().err
+
+
+def test_damaged_original_heads_are_noticed_by_convert(copy, capsys):
+    shutil.copy(
+        copy / "heads" / "phantom-3-specialist" / "random" / "heads.safetensors", copy / "heads" / "phantom-3-specialist" / "original" / "heads.safetensors"
+    )
+    assert relink("convert", *SMALL, f"--workdir={copy}") == 74
+    assert "heads corrupted" in capsys.readouterr().err
 
 
 def test_a_page_of_other_bytes_is_refused_by_the_check(copy, capsys):

@@ -1,6 +1,7 @@
 """Stages hand every setting on to the rooms, and each split to its use: seen on the arguments that arrive there."""
 
 import inspect
+import types
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from relink_jax import config as config_lib
 from relink_jax.audit import run as audit_run
 from relink_jax.cohort import schema
-from relink_jax.stages import audit, context, probe
+from relink_jax.stages import audit, context, embed, probe
 
 
 class ArrivedError(Exception):
@@ -86,3 +87,16 @@ def test_the_probe_is_fitted_on_training_patients_chosen_on_validation_and_score
     probe._probe(run, cohort, context.evaluation_sets(run, cohort), features, "original")
     assert [seen[name].ravel().tolist() for name in ("train", "validate", "test")] == [list(range(12)), list(range(12, 16)), list(range(16, 24))]
     assert seen["patients"].tolist() == [8, 8, 9, 9, 10, 10, 11, 11]
+
+
+def test_features_are_kept_under_the_digests_of_weights_and_cohort(tmp_path, monkeypatch):
+    cohort, seen = small_cohort(tmp_path), []
+    monkeypatch.setattr(embed.context, "needs", lambda *_: None)
+    monkeypatch.setattr(embed.checkpoints, "restore", lambda _: ({}, {"tree_sha256": "of the weights"}))
+    monkeypatch.setattr(embed.convert_stage, "converted_spec", lambda *_: None)
+    for side in ("embed_images", "embed_texts"):
+        monkeypatch.setattr(embed.embed_lib, side, lambda *_, **given: seen.append(given["identity"]) or "done")
+    found = types.SimpleNamespace(model=lambda name: tmp_path, features=lambda *_: tmp_path)
+    embed._embed(config_lib.RunConfig(), found, cohort, "mine", ["an anchor"], None)
+    assert seen[0] == seen[1] == {"weights": "of the weights", "cohort": cohort.digest()}
+    assert seen[2]["weights"] == "of the weights"

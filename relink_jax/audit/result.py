@@ -5,6 +5,7 @@ an undefined number is null and a warning says why. It names no record; the Parq
 """
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from relink_jax import errors
 from relink_jax.audit import comparison, metrics, queries
 from relink_jax.retrieval.counted import OTHER_PATIENT, DirectionCounts
-from relink_jax.store import files, tables
+from relink_jax.store import digests, files, tables
 
 SCHEMA_VERSION = "1.0"
 PER_QUERY = "per_query"
@@ -134,15 +135,16 @@ class AuditResult:
         """Writes `path`.parquet (per query, local only), then `path`.json, and returns the JSON's path; `sections` as in `to_json`.
 
         A results JSON therefore never exists without its table. Files are 0600.
+
+        Raises: UsageError: not the path of a file, or a name too long; StoreError: it cannot be written.
         """
-        stem = pathlib.Path(path)
-        stem = stem.with_suffix("") if stem.suffix == ".json" else stem
+        stem = _stem(path)
         parquet, target = (stem.with_name(stem.name + suffix) for suffix in (".parquet", ".json"))
         columns = {**queries.to_columns(self.queries), **self._score_columns()}
         digest = tables.write_table(parquet, columns, {"relink_jax": f"per-query counts, schema {SCHEMA_VERSION}"})
         described = self.to_json(**sections)
         described["files"] = {PER_QUERY: {"name": parquet.name, "sha256": digest}}
-        files.write_json(target, described)
+        files.write_json(target, digests.sealed(described))
         return target
 
     def _score_columns(self) -> dict[str, list[Any]]:
@@ -191,14 +193,18 @@ def recompute(json_path: str | pathlib.Path, parquet_path: str | pathlib.Path | 
         parquet_path: default, the file of the same name beside the JSON; paired changes also read the one they are against there.
         tolerance: largest allowed difference, relative above 1.
     Returns: {'numbers': compared, 'max_difference': float, 'mismatches': ['metrics[3].value: ...', ...]}.
-    Raises: StoreError: missing, corrupted or mismatched files.
+    Raises: StoreError: missing, corrupted or mismatched files, or a table that is not the one the JSON was written with.
     """
     source = pathlib.Path(json_path)
-    stored = files.read_json(source)
-    version = stored.get("schema_version")
+    stored = files.read_object(source, {"schema_version": str, "protocol": dict, "metrics": list, "counts": dict, "files": dict})
+    version = stored["schema_version"]
     if version != SCHEMA_VERSION:
         raise errors.StoreError(errors.describe("unknown schema", f"results file {source.name!r}", f"schema_version {SCHEMA_VERSION}", repr(version)))
-    here = _Stored(_read_queries(pathlib.Path(parquet_path) if parquet_path else source.with_suffix(".parquet")), stored["protocol"])
+    table = pathlib.Path(parquet_path) if parquet_path else source.with_suffix(".parquet")
+    here = _Stored(_read_queries(table), stored["protocol"])
+    expected, digest = stored["files"][PER_QUERY]["sha256"], digests.file_digest(table)
+    if digest != expected:
+        raise errors.StoreError(errors.describe("table of another audit", f"file {table.name!r}", f"SHA-256 {expected[:12]}", digest[:12]))
     entries, _ = metrics.compute(here.queries, here.protocol)
     changes = []
     for change in stored.get("paired", []):

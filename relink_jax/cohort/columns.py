@@ -5,6 +5,7 @@ NaN are all blank. Columns that nobody asked for are left out, unless they look 
 """
 
 import csv
+import difflib
 import pathlib
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ ALIASES = {"Airspace Opacity": "Lung Opacity", "No Findings": "No Finding"}
 _UNREAD = ("study_order", "study_date", "age_years", "sex")
 _KNOWN = (*REQUIRED, *TEXTS, *OPTIONAL, *LABELS)
 _FIELD_LIMIT = 10_000_000
+_MISSPELT = 0.85  # similarity from which an unknown column is taken for a known one that is not there
 
 
 def read_columns(path: pathlib.Path) -> dict[str, list[str]]:
@@ -69,9 +71,10 @@ def _names(header: list[str], where: str) -> dict[int, str]:
             + errors.suggest("report_text", others)
         )
     folded = {name.lower().replace(" ", "_"): name for name in _KNOWN if name not in names}
-    for name in names:
-        meant = folded.get(name.lower().replace(" ", "_"))
-        if meant:
+    for name in others:
+        near = difflib.get_close_matches(name.lower().replace(" ", "_"), folded, n=1, cutoff=_MISSPELT)
+        if near:
+            meant = folded[near[0]]
             raise errors.DataError(errors.describe("header", where, f"column {meant!r}", f"{name!r}, which is spelt otherwise; did you mean {meant!r}?"))
     return known
 

@@ -144,13 +144,7 @@ def mechanism_of(ledger: Mapping[str, Any]) -> accounting.Mechanism:
 
 def save(path: pathlib.Path, ledger: Mapping[str, Any]) -> None:
     """Writes a ledger atomically as JSON without NaN or infinity, sealed with the SHA-256 of its content."""
-    files.write_json(path, sealed(ledger))
-
-
-def sealed(ledger: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the ledger with `content_sha256` over everything else."""
-    content = {key: value for key, value in ledger.items() if key != "content_sha256"}
-    return {**content, "content_sha256": digests.value_digest(content)}
+    files.write_json(path, digests.sealed(ledger))
 
 
 def load(path: pathlib.Path) -> dict[str, Any]:
@@ -165,7 +159,7 @@ def load(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(ledger, dict) or ledger.get("schema_version") != SCHEMA_VERSION:
         found = repr(ledger.get("schema_version"))[:20] if isinstance(ledger, dict) else type(ledger).__name__
         raise errors.StoreError(errors.describe("ledger schema", where, f"schema_version {SCHEMA_VERSION!r}", found))
-    if sealed(ledger)["content_sha256"] != ledger.get("content_sha256"):
+    if not digests.intact(ledger):
         raise errors.StoreError(errors.describe("ledger edited", where, "the content its SHA-256 covers", "other content"))
     ledger_rules.check(ledger, where)
     counted = mechanism_of(ledger)

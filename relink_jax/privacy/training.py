@@ -26,7 +26,7 @@ from relink_jax.privacy import accounting, arguments, noise, objectives, samplin
 from relink_jax.privacy import clipping as clip
 from relink_jax.privacy import ledger as ledgers
 from relink_jax.runtime import progress
-from relink_jax.store import checkpoints
+from relink_jax.store import checkpoints, digests
 
 OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {"sgd": optax.sgd, "adam": optax.adam}
 
@@ -219,6 +219,6 @@ def _recorded(ledger: dict[str, Any], path: pathlib.Path | None, self_test: str)
     try:
         yield record
     finally:
-        record.ledger = ledgers.sealed(ledgers.executed(ledger, record.executed, record.released, self_test))
+        record.ledger = digests.sealed(ledgers.executed(ledger, record.executed, record.released, self_test))
         if path is not None:
             ledgers.save(path, record.ledger)

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from relink_jax import errors
-from relink_jax.store import files
+from relink_jax.store import digests, files
 
 VERSION = "1.0"
 METRICS = ("recall", "mrr", "mean_rank", "auc_within_query")
 DIRECTIONS = ("i2r", "r2i")
 REQUIRED_SECTIONS = ("schema_version", "run", "data", "model", "protocol", "counts", "metrics", "utility", "warnings")
 PROTOCOL = ("same_patient", "label_policy", "ties", "truth", "attack", "precision")  # rules that results on one page share
-OPTIONAL_SECTIONS = ("paired", "checks", "files", "risk", "open_set", "verification", "selective", "bits", "hubness")
+OPTIONAL_SECTIONS = ("content_sha256", "paired", "checks", "files", "risk", "open_set", "verification", "selective", "bits", "hubness")
 
 Rule = tuple[str, Callable[[Any], bool]]
 
@@ -64,7 +64,7 @@ _IF_PRESENT: dict[str, dict[str, Rule]] = {
     },
     "model": {"weights_sha256": _or_null(TEXT), "specialisation": _or_null(COUNT)},
     "protocol": {"ties": TEXT, "label_policy": TEXT},
-    "utility": {"paired": LIST},
+    "utility": {"paired": LIST, "protocol": OBJECT},
 }  # fmt: skip
 _DP: dict[str, Rule] = {"epsilon": _or_null(NUMBER), "delta": NUMBER, "accountant": TEXT, "unit": TEXT}
 _CI: dict[str, Rule] = {"method": TEXT, "level": SHARE, "low": _or_null(NUMBER), "high": _or_null(NUMBER), "B": COUNT}
@@ -118,7 +118,8 @@ def validate(result: Any, where: str = "results") -> None:
 def load_results(directory: pathlib.Path) -> list[dict[str, Any]]:
     """Returns every results document of a directory, checked, in rising specialisation, then head, then dataset.
 
-    Raises: StoreError: no results, unreadable JSON, a document outside the schema, or a file not named after its content.
+    Raises: StoreError: no results, unreadable JSON, a document outside the schema or changed after it was written, a file not named
+        after its content, documents that were measured by different rules, or a model's heads missing on one dataset.
     """
     paths = sorted(pathlib.Path(directory).glob("*__*.json"))
     if not paths:
@@ -129,16 +130,20 @@ def load_results(directory: pathlib.Path) -> list[dict[str, Any]]:
         validate(document, f"results file {path.name!r}")
         if stem(document) != path.stem:
             raise errors.StoreError(errors.describe("results file misnamed", f"workdir entry {path.name!r}", f"the name {stem(document)}.json", path.name))
+        if not digests.intact(document):
+            raise errors.StoreError(errors.describe("results edited", f"results file {path.name!r}", "the content its SHA-256 covers", "other content"))
         documents.append(document)
     _same_protocol(documents)
+    _same_heads(documents)
     return ordered(documents)
 
 
 def _same_protocol(documents: list[dict[str, Any]]) -> None:
     """Raises `StoreError` when results were measured by different rules and cannot stand in one table."""
-    for name in PROTOCOL:
-        found = {stem(document): document["protocol"].get(name) for document in documents}
-        usual = next(iter(found.values()))
+    rules = {name: {stem(one): one["protocol"].get(name) for one in documents} for name in PROTOCOL}
+    rules["probe"] = {stem(one): one["utility"].get("protocol") for one in documents if one["utility"]["probe"]}
+    for name, found in rules.items():
+        usual = next(iter(found.values()), None)
         other = next((one for one, value in found.items() if value != usual), None)
         if other is not None:
             raise errors.StoreError(
@@ -149,6 +154,16 @@ def _same_protocol(documents: list[dict[str, Any]]) -> None:
                     f"{found[other]!r}; audit all models and heads again",
                 )
             )
+
+
+def _same_heads(documents: list[dict[str, Any]]) -> None:
+    """Raises `StoreError` when a model was audited with some heads on one dataset and not on another, so that a row would be missing."""
+    names = {(one["model"]["name"], one["model"]["head"], one["data"]["name"]) for one in documents}
+    for model, head, _ in sorted(names):
+        for dataset in sorted({data for name, _, data in names if name == model}):
+            if (model, head, dataset) not in names:
+                expected = "results of the same heads on every dataset"
+                raise errors.StoreError(errors.describe("results missing", f"results file '{model}__{head}__{dataset}.json'", expected, "nothing; audit again"))
 
 
 def ordered(results: list[dict[str, Any]]) -> list[dict[str, Any]]:

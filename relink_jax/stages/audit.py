@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from relink_jax import config as config_lib
+from relink_jax import errors
 from relink_jax.audit import comparison, importer, result
 from relink_jax.audit import inputs as inputs_lib
 from relink_jax.audit import run as audit_run
@@ -26,7 +27,7 @@ def run(config: config_lib.RunConfig, workdir: str, *, model: str | None = None)
     With `model`, audits only that one of the run's models. With `config.embeddings`, audits that directory instead and needs no
     cohort, model or encoder. Arms whose heads were not trained are left out, and said.
 
-    Raises: DataError, StoreError, UsageError: see the rooms; nothing is written for a set that fails.
+    Raises: DataError, StoreError, UsageError: see the rooms; names the set, and then no result is written or changed.
     """
     with context.opened(config, workdir) as found:
         mesh = meshes.make_mesh()
@@ -34,11 +35,13 @@ def run(config: config_lib.RunConfig, workdir: str, *, model: str | None = None)
             return _brought(config, found, mesh)
         models = context.models_of(config, model)
         cohort = context.load_cohort(config, found)
+        arms = {name: context.made_arms(config, found, name) for name in models}
+        sets = context.evaluation_sets(config, cohort)
+        audited = {(name, chosen.name): _audit_arms(config, found, cohort, name, arms[name], chosen, mesh) for chosen in sets for name in models}
         results: dict[str, result.AuditResult] = {}
-        for name in models:
-            arms = context.made_arms(config, found, name)
-            for chosen in context.evaluation_sets(config, cohort):
-                results |= _audit_arms(config, found, cohort, name, arms, chosen, mesh)
+        for chosen in sets:
+            for name in models:
+                results |= _save(config, found, cohort, name, chosen, audited[name, chosen.name])
         return results
 
 
@@ -66,11 +69,26 @@ def _audit_arms(
     chosen: context.EvaluationSet,
     mesh: meshes.Mesh,
 ) -> dict[str, result.AuditResult]:
-    """Audits the arms of one model on one set; arms carry their paired change against the original and the noise-only heads."""
+    """Returns the audit of every arm of one model on one set."""
     audited = {}
     for arm in arms:
         images, texts = context.embeddings(found, model, arm, config.embed.shard_rows)
-        audited[arm] = _audit(config, _inputs(cohort, chosen.selection, images, texts), mesh)
+        try:
+            audited[arm] = _audit(config, _inputs(cohort, chosen.selection, images, texts), mesh)
+        except errors.RelinkError as error:
+            raise type(error)(f"{chosen.name}, {model} with {arm} heads: {error}") from error
+    return audited
+
+
+def _save(
+    config: config_lib.RunConfig,
+    found: workdir_lib.Workdir,
+    cohort: schema.Cohort,
+    model: str,
+    chosen: context.EvaluationSet,
+    audited: dict[str, result.AuditResult],
+) -> dict[str, result.AuditResult]:
+    """Writes the audits of one model's arms, with their paired change against the original and the noise-only heads, and returns them by stem."""
     record, data = _run_record(config, found), _data_record(config, cohort, chosen)
     stems = {arm: f"{model}__{arm}__{chosen.name}" for arm in audited}
     for arm, one in audited.items():
@@ -136,7 +154,7 @@ def _data_record(config: config_lib.RunConfig, cohort: schema.Cohort, chosen: co
         "synthetic": cohort.synthetic,
         "external": chosen.external,
         "site": chosen.site,
-        "split": chosen.split,
+        "split": context.TEST,
         "cohort_sha256": cohort.digest(),
         "text_field": config.cohort.text_field,
         "view_filter": list(config.cohort.views),

@@ -43,7 +43,7 @@ def run(config: config_lib.RunConfig, workdir: str) -> schema.Cohort:
 def _check_table(record: pathlib.Path, path: pathlib.Path) -> None:
     """Refuses a table that is no longer the one the cohort was read from; one that was moved away is not missed."""
     if record.exists() and path.is_file():
-        before, now = files.read_json(record)["table_sha256"], digests.file_digest(path)
+        before, now = files.read_object(record, {"table_sha256": str})["table_sha256"], digests.file_digest(path)
         if before != now:
             raise errors.StoreError(
                 errors.describe(

@@ -14,10 +14,11 @@ from relink_jax import errors, heads
 from relink_jax.cohort import schema
 from relink_jax.privacy import ledger as ledger_lib
 from relink_jax.runtime import progress
-from relink_jax.store import shards
+from relink_jax.store import digests, shards
 from relink_jax.store import workdir as workdir_lib
 
 NOISE_ONLY = "noise_only"
+TEST = "test"  # the split that is audited
 
 
 @contextlib.contextmanager
@@ -109,16 +110,27 @@ def load_arm(found: workdir_lib.Workdir, model: str, arm: str) -> tuple[heads.He
     loaded, card = heads.load(directory)
     if card.get("arm") != arm:
         raise errors.StoreError(errors.describe("heads of another arm", where, repr(arm), repr(card.get("arm"))))
-    if arm in ("original", "random"):
+    if arm == "original":
+        return loaded, card, None
+    target = _target(card, where)
+    if arm == "random":
         return loaded, card, None
     path = directory / ledger_lib.FILE_NAME
     if not path.exists():
         raise errors.StoreError(errors.describe("privacy ledger missing", where, f"{ledger_lib.FILE_NAME} beside trained heads", "nothing"))
     ledger = ledger_lib.load_for(path, card["heads_sha256"], data_used=not is_noise(arm))
-    target = card["settings"]["mechanism"]["target_epsilon"]
     if ledger["epsilon"]["target"] != target:
-        raise errors.StoreError(errors.describe("ledger of other settings", where, f"target epsilon {target:g}", f"{ledger['epsilon']['target']}"))
+        raise errors.StoreError(errors.describe("ledger of other settings", where, f"target epsilon {target}", f"{ledger['epsilon']['target']}"))
     return loaded, card, ledger
+
+
+def _target(card: dict[str, Any], where: str) -> float | None:
+    """Returns the target epsilon in a card's settings, None where there is no mechanism; `StoreError` for other settings than its SHA-256 covers."""
+    settings = card.get("settings")
+    if not isinstance(settings, dict) or digests.value_digest(settings) != card.get("settings_sha256"):
+        raise errors.StoreError(errors.describe("card damaged", f"{where}/card.json", "settings and their settings_sha256", "none, or others"))
+    mechanism = settings.get("mechanism")
+    return mechanism.get("target_epsilon") if isinstance(mechanism, dict) else None
 
 
 def spent(ledger: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -146,7 +158,6 @@ class EvaluationSet:
 
     name: str
     site: str
-    split: str
     external: bool
     selection: schema.Selection
 
@@ -158,24 +169,26 @@ def training_sites(config: config_lib.RunConfig, cohort: schema.Cohort) -> list[
 
 
 def evaluation_sets(config: config_lib.RunConfig, cohort: schema.Cohort) -> list[EvaluationSet]:
-    """Returns one set per site of the test split; a cohort without any split is audited whole.
+    """Returns one set per site of the test split, which is the whole cohort where the table has no split.
 
     A site that the heads were not trained on, while others were, is external: heads trained elsewhere are used there as they are.
 
-    Raises: DataError: nothing in the test split, or two sites whose names differ only in what a file name cannot hold.
+    Raises: DataError: splits without a test split, whose audit would be of the people trained on, or two sites whose names differ
+        only in what a file name cannot hold.
     """
-    split = "test" if np.any(cohort.study_split == "test") else None
     trained = training_sites(config, cohort)
     sets: list[EvaluationSet] = []
     for site in sorted({str(site) for site in cohort.study_site}):
-        chosen = cohort.select(split=split, site=site)
+        chosen = cohort.select(split=TEST, site=site)
         external = bool(trained) and site not in trained
-        parts = (cohort.name, re.sub(r"[^A-Za-z0-9.-]+", "-", site), "external" if external else split or "all")
+        parts = (cohort.name, re.sub(r"[^A-Za-z0-9.-]+", "-", site), "external" if external else TEST)
         label = "-".join(part for part in parts if part)
         if len(chosen.studies) > 0:
-            sets.append(EvaluationSet(label, site, split or "all", external, chosen))
+            sets.append(EvaluationSet(label, site, external, chosen))
     if not sets:
-        raise errors.DataError(errors.describe("nothing to audit", "cohort", "at least one study in the test split", "none"))
+        raise errors.DataError(
+            errors.describe("nothing to audit", "split 'test' of the cohort (table column 'split')", "at least one study, or no such column", "none")
+        )
     if len({one.name for one in sets}) < len(sets):
         raise errors.DataError(errors.describe("sites", "cohort", "names that differ in letters and digits", "two that give one file name"))
     return sets

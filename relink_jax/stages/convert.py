@@ -23,9 +23,20 @@ _SIDE_FILES = (
 )
 
 
-def converted_spec(found: workdir_lib.Workdir, model: str) -> specs.VLMSpec:
-    """Returns the spec of a converted model, read from the side files kept beside its checkpoint."""
-    return zoo.from_directory(found.model(model) / "spec")
+def converted_spec(found: workdir_lib.Workdir, model: str, provenance: dict[str, Any]) -> specs.VLMSpec:
+    """Returns the spec of a converted model, read from the side files kept beside its checkpoint.
+
+    Raises: StoreError: side files that are not those of the conversion: they decide what the towers are shown.
+    """
+    directory = found.model(model) / "spec"
+    now = _side_digests(directory)
+    if now != provenance.get("side_files_sha256"):
+        raise errors.StoreError(errors.describe("model files changed", f"models/{model}/spec", "those of the conversion", "others; convert in a fresh workdir"))
+    return zoo.from_directory(directory)
+
+
+def _side_digests(directory: pathlib.Path) -> dict[str, str]:
+    return {name: digests.file_digest(directory / name) for name in _SIDE_FILES if (directory / name).is_file()}
 
 
 def run(config: config_lib.RunConfig, workdir: str, *, model: str | None = None) -> dict[str, dict[str, Any]]:
@@ -74,6 +85,8 @@ def _convert(found: workdir_lib.Workdir, model: str, spec: specs.VLMSpec | None)
     directory = found.model(model)
     if spec is None or _finished(found, model):
         _, provenance = checkpoints.restore(directory)
+        converted_spec(found, model, provenance)
+        context.load_arm(found, model, "original")
         if spec is not None:
             now = {
                 "source_sha256": digests.file_digest(spec.directory / convert_lib.WEIGHTS),
@@ -90,6 +103,7 @@ def _convert(found: workdir_lib.Workdir, model: str, spec: specs.VLMSpec | None)
         if (spec.directory / name).is_file():
             files.write_bytes(directory / "spec" / name, (spec.directory / name).read_bytes())
     provenance = {**result.provenance, "logit_scale": result.logit_scale, "specialisation": spec.specialisation, "exposure": spec.exposure}
+    provenance["side_files_sha256"] = _side_digests(directory / "spec")
     heads.save(found.heads(model, "original"), result.heads, {"arm": "original", "source_sha256": provenance["source_sha256"]})
     checkpoints.save(directory, result.params, provenance)
     return provenance

@@ -44,7 +44,7 @@ def run(config: config_lib.RunConfig, workdir: str, *, model: str | None = None)
 def _embed(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, model: str, anchors: list[str], mesh: meshes.Mesh) -> Embedded:
     context.needs(found.model(model) / "provenance.json", f"model {model!r}", "convert")
     params, provenance = checkpoints.restore(found.model(model))
-    spec = convert_stage.converted_spec(found, model)
+    spec = convert_stage.converted_spec(found, model, provenance)
     options: dict[str, Any] = {
         "batch_size": config.embed.batch_size,
         "shard_rows": config.embed.shard_rows,

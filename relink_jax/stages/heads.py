@@ -15,8 +15,9 @@ from relink_jax import heads as heads_lib
 from relink_jax.cohort import schema
 from relink_jax.privacy import accounting, controls, objectives, sampling, training
 from relink_jax.privacy import ledger as ledger_lib
+from relink_jax.runtime import progress
 from relink_jax.stages import context
-from relink_jax.store import digests, files
+from relink_jax.store import digests, files, shards
 from relink_jax.store import workdir as workdir_lib
 
 STEP_SIZE_ORIGIN = "default relative_displacement: chosen on the synthetic phantom cohort, whose audit it was looked at for; no patient's data"
@@ -55,8 +56,12 @@ def _spent(ledger: dict[str, Any] | None) -> str:
         return "no private data used"
     if not ledger["data_used"]:
         return "noise only: the same noise and steps, no data"
-    epsilon = ledger["epsilon"]
-    return f"epsilon {epsilon['rdp']:.4g} (RDP), {epsilon['pld']:.4g} (PLD) at delta {epsilon['delta']:g}, unit {ledger['dataset']['unit']}"
+    epsilon, total = ledger["epsilon"], ledger["epsilon_all_runs"]
+    spent = f"epsilon {epsilon['rdp']:.4g} (RDP), {epsilon['pld']:.4g} (PLD) at delta {epsilon['delta']:g}, unit {ledger['dataset']['unit']}"
+    if total["runs"] < 2:
+        return spent
+    together = "not bounded" if total["rdp"] is None else f"{total['rdp']:.4g} (RDP)"
+    return f"{spent}; with {total['runs'] - 1} earlier released on the same people {together}"
 
 
 def _arm(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, arm: str) -> Arm:
@@ -70,11 +75,15 @@ def _arm(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schem
                 errors.describe("heads of other settings", f"heads/{model}/{arm}", "the settings they were trained with", "changed ones; use a fresh workdir")
             )
         return Arm(model, arm, directory, ledger)
+    for what in ("images", "texts"):
+        shards.discard(found.embeddings(model, arm, what))  # of heads that are no longer there
     original, card, _ = context.load_arm(found, model, "original")
     about = {"arm": arm, "original_sha256": card["heads_sha256"], "settings": settings, "settings_sha256": digests.value_digest(settings)}
     if arm == "random":
         heads_lib.save(directory, heads_lib.random_heads(RANDOM_SEED, original), about)
         return Arm(model, arm, directory, None)
+    if (directory / ledger_lib.FILE_NAME).exists():
+        progress.notice(f"{model}: heads {arm} are trained again, since those of an earlier run are not there; what it spent stays in the ledger")
     trained = _train(config, found, cohort, original, arm, directory)
     heads_lib.save(directory, trained.heads, about)
     return Arm(model, arm, directory, trained.ledger)

@@ -7,6 +7,7 @@ from relink_jax import errors
 from relink_jax.runtime import plan
 
 PLANNED = ("audit", "embed", "heads")
+LARGEST = 1_000_000_000
 _STUDIES_PER_PATIENT, _IMAGES_PER_STUDY = 2.0, 4 / 3  # of the synthetic generator
 _PHANTOM = {"feature_dim": 96, "parameters": 480_000, "tokens": 65}  # of the packaged models' image towers
 
@@ -19,7 +20,7 @@ def run(
     Args:
         images, studies, dim: sizes Q, S and D as text or None for the configured synthetic cohort's.
 
-    Raises: UsageError: an unknown stage or a size that is not a positive integer.
+    Raises: UsageError: an unknown stage or a size that is not a whole number from 1 to `LARGEST`.
     """
     config.validate()
     expected = config.cohort.phantom.n_patients
@@ -55,6 +56,6 @@ def _heads_plan(mechanism: config_lib.MechanismConfig) -> list[plan.Line]:
 def _size(name: str, text: str | None, default: int) -> int:
     if text is None:
         return default
-    if not text.isdigit() or int(text) < 1:
-        raise errors.UsageError(errors.describe("size", f"--{name}", "a positive integer", repr(text)))
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and 1 <= int(text) <= LARGEST):
+        raise errors.UsageError(errors.describe("size", f"--{name}", f"a whole number from 1 to {LARGEST:,}", f"{text!r:.40}"))
     return int(text)

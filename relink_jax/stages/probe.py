@@ -4,6 +4,9 @@ Fitted on the heads' training site (train and validate splits), scored on every 
 results files that the audit stage wrote.
 """
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 
 from relink_jax import config as config_lib
@@ -11,7 +14,7 @@ from relink_jax import errors
 from relink_jax.cohort import schema
 from relink_jax.runtime import progress
 from relink_jax.stages import context
-from relink_jax.store import files
+from relink_jax.store import digests, files
 from relink_jax.store import workdir as workdir_lib
 from relink_jax.utility import probe
 
@@ -39,7 +42,7 @@ def run(config: config_lib.RunConfig, workdir: str) -> dict[str, list[probe.Prob
                     for name in after:
                         stem = f"{model}__{arm}__{name}"
                         probed[stem] = [before[name], after[name]]
-                        _record(found, stem, before[name], after[name], original[name])
+                        _record(found, stem, before[name], after[name], original[name], _protocol(config, cohort))
                     bar.update(1)
         return probed
 
@@ -90,12 +93,20 @@ def _split(cohort: schema.Cohort, chosen: schema.Selection, x: np.ndarray) -> pr
     return x[chosen.images], y, known
 
 
-def _record(found: workdir_lib.Workdir, stem: str, before: probe.ProbeResult, after: probe.ProbeResult, original: probe.ProbeResult) -> None:
+def _protocol(config: config_lib.RunConfig, cohort: schema.Cohort) -> dict[str, Any]:
+    """Returns what probes on one page must share: the settings of fit and interval, and the sites fitted on."""
+    settings = dataclasses.asdict(config.probe)
+    return {**settings, "l2_grid": list(config.probe.l2_grid), "level": config.audit.level, "sites": context.training_sites(config, cohort)}
+
+
+def _record(
+    found: workdir_lib.Workdir, stem: str, before: probe.ProbeResult, after: probe.ProbeResult, original: probe.ProbeResult, protocol: dict[str, Any]
+) -> None:
     path = found.results / f"{stem}.json"
     context.needs(path, f"results of {stem.replace('__', ' ')}", "audit")
     document = files.read_json(path)
-    document["utility"]["probe"] = [before.to_json(), after.to_json()]
+    document["utility"] |= {"probe": [before.to_json(), after.to_json()], "protocol": protocol}
     comparable = after is not original and after.macro_auroc is not None and original.macro_auroc is not None
     document["utility"]["paired"] = [probe.paired_difference(after, original)] if comparable else []
     document["warnings"] = sorted({*document["warnings"], *before.warnings, *after.warnings})
-    files.write_json(path, document)
+    files.write_json(path, digests.sealed(document))

@@ -7,6 +7,7 @@ is unfinished: `ShardWriter` keeps its verified shards and asks only for the mis
 
 import dataclasses
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ class ShardWriter:
         started = self.directory / "started.json"
         wanted = {"rows": self.rows, "shard_rows": self.shard_rows, "identity": dict(self.identity)}
         if started.exists():
-            found = files.read_json(started)
+            found = files.read_object(started, {"rows": int, "shard_rows": int, "identity": dict}, f"shards '{self.directory.name}/{started.name}'")
             if digests.value_digest(found) != digests.value_digest(wanted):
                 changed = sorted(k for k in {**self.identity, **found["identity"]} if self.identity.get(k) != found["identity"].get(k))
                 what = ", ".join(changed) or "row count or shard size"
@@ -50,7 +51,7 @@ class ShardWriter:
         for index, start in enumerate(range(0, self.rows, self.shard_rows)):
             ok = self.directory / f"shard-{index:05d}.ok"
             shard = self.directory / f"shard-{index:05d}.safetensors"
-            if not (ok.exists() and shard.exists() and ok.read_text().strip() == digests.file_digest(shard)):
+            if not (ok.exists() and shard.exists() and files.read_text(ok).strip() == digests.stored_digest(shard)):
                 yield index, start, min(start + self.shard_rows, self.rows)
 
     def write(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
@@ -68,7 +69,7 @@ class ShardWriter:
                 errors.describe("shards missing", f"shards {self.directory.name!r}", f"{_count(self.rows, self.shard_rows)} shards", f"{len(left)} missing")
             )
         names = [f"shard-{index:05d}" for index in range(_count(self.rows, self.shard_rows))]
-        shards = [{"file": f"{name}.safetensors", "sha256": (self.directory / f"{name}.ok").read_text().strip()} for name in names]
+        shards = [{"file": f"{name}.safetensors", "sha256": files.read_text(self.directory / f"{name}.ok").strip()} for name in names]
         manifest = {"rows": self.rows, "shard_rows": self.shard_rows, "identity": dict(self.identity), "shards": shards}
         path = self.directory / _MANIFEST
         if not path.exists() or files.read_json(path) != manifest:
@@ -77,12 +78,16 @@ class ShardWriter:
 
 
 def manifest(directory: pathlib.Path) -> dict[str, Any]:
-    """Returns the manifest of a finished directory; `StoreError` when there is none."""
+    """Returns the manifest of a finished directory; `StoreError` when there is none, or one that is damaged."""
     if not (directory / _MANIFEST).exists():
         raise errors.StoreError(
             errors.describe("unfinished shards", f"workdir entry {directory.name!r}", "a manifest.json", "none; run the stage that writes it to the end")
         )
-    found: dict[str, Any] = files.read_json(directory / _MANIFEST)
+    where = f"shards '{directory.name}/{_MANIFEST}'"
+    found = files.read_object(directory / _MANIFEST, {"rows": int, "shard_rows": int, "identity": dict, "shards": list}, where)
+    entries = [entry if isinstance(entry, dict) else {} for entry in found["shards"]]
+    if not all(isinstance(entry.get("file"), str) and isinstance(entry.get("sha256"), str) for entry in entries):
+        raise errors.StoreError(errors.describe("field 'shards'", where, "a file and its sha256 per shard", "others"))
     return found
 
 
@@ -99,19 +104,30 @@ def digest(directory: pathlib.Path) -> str:
 def read(directory: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns all rows of all arrays after checking every shard's SHA-256.
 
-    Raises: StoreError: unfinished directory, missing shard, or corrupted shard (names the shard and both digests).
+    Raises: StoreError: unfinished directory, missing shard, corrupted shard (names the shard and both digests), or other rows than
+        the manifest says.
     """
     described = manifest(directory)
     parts: list[dict[str, np.ndarray]] = []
     for entry in described["shards"]:
-        path = directory / entry["file"]
-        found = digests.file_digest(path) if path.exists() else "no file"
+        path = directory / pathlib.PurePath(entry["file"]).name
+        where = f"{directory.name}/{path.name}"
+        found = digests.stored_digest(path, where) if path.exists() else "no file"
         if found != entry["sha256"]:
-            raise errors.StoreError(errors.describe("shard corrupted", f"{directory.name}/{entry['file']}", f"SHA-256 {entry['sha256'][:12]}", found[:12]))
-        parts.append(safetensors_numpy.load_file(str(path)))
+            raise errors.StoreError(errors.describe("shard corrupted", where, f"SHA-256 {entry['sha256'][:12]}", found[:12]))
+        parts.append(files.read_with(path, safetensors_numpy.load_file, "a safetensors file", where))
     if not parts:
         raise errors.StoreError(errors.describe("no rows", f"shards {directory.name!r}", "at least one shard", "none"))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    columns = {name: [part[name] for part in parts if name in part] for name in parts[0]}
+    if any(sum(map(len, column)) != described["rows"] for column in columns.values()):
+        raise errors.StoreError(errors.describe("rows missing", f"shards {directory.name!r}", f"{described['rows']} rows of every array", "another number"))
+    return {name: np.concatenate(column) for name, column in columns.items()}
+
+
+def discard(directory: pathlib.Path) -> None:
+    """Removes a sharded array set that was derived from something that is gone, if it is there."""
+    if directory.exists():
+        shutil.rmtree(directory)
 
 
 def write_all(directory: pathlib.Path, arrays: Mapping[str, np.ndarray], shard_rows: int, identity: Mapping[str, Any]) -> str:

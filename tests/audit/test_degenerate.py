@@ -161,3 +161,24 @@ def test_tie_sensitivity_moves_the_threshold_both_ways(other, low, high):
         ks=[1],
     )
     assert found.checks["tie_sensitivity"] == {"delta": 1e-6, "recall1_lo": low, "recall1_hi": high}
+
+
+def sensitivity(texts, patient):
+    found = relink_jax.audit(
+        images=np.array([[1.0, 0.0]]), texts=np.array(texts), image_study=[0], text_study=[0, 1, 2], patient=patient, normalize=False, pool_sizes=[2], ks=[1]
+    )
+    return found.checks["tie_sensitivity"]
+
+
+def test_tie_sensitivity_leaves_out_the_patients_other_studies():
+    assert sensitivity([[0.25, 0.0], [0.9, 1.0], [0.1, 2.0]], [0, 0, 1]) == {"delta": 1e-6, "recall1_lo": 1, "recall1_hi": 1}
+
+
+def test_tie_sensitivity_shares_the_first_place_with_duplicates_of_the_right_report():
+    assert sensitivity([[0.25, 0.0], [0.25, 0.0], [0.1, 2.0]], [0, 1, 2]) == {"delta": 1e-6, "recall1_lo": 0.5, "recall1_hi": 0.5}
+
+
+def test_replicates_equal_to_the_estimate_count_half():
+    drawn = np.repeat([0.4, 0.5, 0.6], [25, 50, 25])[:, None]
+    low, high = uncertainty.bca(np.array([0.5]), drawn, np.full((5, 1), 0.5), 0.95)
+    assert (low[0], high[0]) == (0.4, 0.6)

@@ -252,3 +252,8 @@ def test_queries_table_round_trip():
     for direction, table in result.queries.items():
         for name, stratum in table.strata.items():
             np.testing.assert_array_equal(again[direction].strata[name].g, stratum.g)
+
+
+def test_report_queries_keep_their_patient_where_studies_have_no_image():
+    table = audited(np.array([[1, 5, 2, 0], [0, 1, 2, 7]]), "wxyz", image_study=[1, 3]).queries["r2i"]
+    assert (table.query_key.tolist(), table.patient_key.tolist()) == (["1", "3"], ["1", "3"])

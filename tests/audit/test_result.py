@@ -12,7 +12,7 @@ import pytest
 
 import relink_jax
 from relink_jax import errors
-from relink_jax.audit import comparison, monte_carlo, result
+from relink_jax.audit import comparison, metrics, monte_carlo, result
 from relink_jax.retrieval.counted import StratumCounts
 from relink_jax.runtime import mesh as meshes
 from relink_jax.store import files
@@ -219,3 +219,35 @@ def test_package_and_function_share_a_name():
     assert callable(audit)
     assert run.audit_inputs
     assert api.audit.__name__ == "audit"
+
+
+SMALL = {"pool_sizes": (2, 10), "ks": (1, 10), "bootstrap_replicates": 100, "mc_repeats": 50}
+
+
+@pytest.mark.parametrize("shift", [-0.2, 0.2])
+def test_a_wrong_closed_form_fails_its_cross_check_on_either_side(monkeypatch, shift):
+    found = relink_jax.audit(**arrays.cohort(), **SMALL)
+    honest = monte_carlo.recall
+    monkeypatch.setattr(monte_carlo, "recall", lambda *given: honest(*given) + shift)
+    entries, warnings = metrics.compute(found.queries, found.protocol)
+    assert {one["mc_check"]["passed"] for one in entries if one["mc_check"] and one["k"] == 1} == {False}
+    assert any("Monte Carlo cross-check" in warning for warning in warnings)
+
+
+def test_recall_that_cannot_be_less_than_one_has_no_spread():
+    ci = relink_jax.audit(**arrays.cohort(), **SMALL).metric("recall", k=10, pool_size=10)["ci"]
+    assert (ci["method"], ci["low"], ci["high"]) == ("patient_bca", 1, 1)
+
+
+def test_recompute_names_changed_counts(tmp_path):
+    path = relink_jax.audit(**arrays.cohort(), **SMALL).save(tmp_path / "x")
+    stored = json.loads(path.read_text())
+    stored["counts"]["i2r"]["other_patient"]["tied_queries"] += 1
+    files.write_json(path, stored)
+    assert [line.split(":")[0] for line in result.recompute(path)["mismatches"]] == ["counts.i2r.other_patient.tied_queries"]
+
+
+def test_the_seed_reaches_the_bootstrap():
+    first, second = (relink_jax.audit(**arrays.cohort(), **SMALL, seed=seed) for seed in (0, 5))
+    assert second.protocol["bootstrap"]["seed"] == 5
+    assert first.metric("recall", k=1)["ci"]["se"] != second.metric("recall", k=1)["ci"]["se"]

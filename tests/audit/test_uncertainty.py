@@ -75,6 +75,7 @@ def test_worked_patients_through_metrics_and_comparison():
     assert (found["before"], found["after"]) == (3 / 8, 1 / 8)
     wanted = {"difference": -1 / 4, "ratio": 1 / 3, "reduction": 2 / 3, "bits_removed": np.log2(3)}
     assert {form: found[form]["value"] for form in wanted} == pytest.approx(wanted)
+    assert (found["n_queries"], found["n_patients"]) == (8, 3)
 
 
 def test_same_draws_for_every_arm_and_no_others():

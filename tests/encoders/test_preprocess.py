@@ -99,3 +99,11 @@ def test_steps_that_are_switched_off_are_left_out(tmp_path):
 def test_configs_that_cannot_be_followed_are_refused(tmp_path, changes, message):
     with pytest.raises(errors.DataError, match=message):
         preprocess.read_spec(_config(tmp_path, **changes))
+
+
+def test_what_a_config_leaves_out_is_what_the_reference_fills_in(tmp_path):
+    path = _config(tmp_path) / preprocess.FILE
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({name: config[name] for name in ("size", "crop_size", "image_mean", "image_std")}))
+    spec = preprocess.read_spec(tmp_path)
+    assert (spec.resample, spec.rescale) == (Image.Resampling.BICUBIC.value, 1 / 255)

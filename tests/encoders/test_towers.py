@@ -1,12 +1,14 @@
 """The Flax towers against a plain NumPy oracle, and the properties that retrieval relies on."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_clip
 
-from relink_jax import errors
+from relink_jax import errors, heads
 from relink_jax.encoders import blocks, convert, specs, text, zoo
 
 
@@ -142,3 +144,22 @@ def test_layer_norm_is_stable_far_from_zero():
     wide = np.asarray(x, np.float64)
     expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def asked(function, *arguments):
+    """Returns (precision of every product of a traced function, number of products)."""
+    text = str(jax.make_jaxpr(function)(*arguments))
+    return re.findall(r"precision=(\(.*?\)|\w[\w.]*)", text), len(re.findall(r"= (?:dot_general|conv_general_dilated)\[", text))
+
+
+def test_every_product_of_towers_and_heads_asks_for_full_precision():
+    spec = zoo.get_vlm("phantom-3-specialist")
+    params = jax.eval_shape(lambda key: convert.init(spec, key), jax.random.key(0))
+    side = spec.image.image_size
+    for found, products in (
+        asked(lambda p, x: convert.image_tower(spec).apply({"params": p}, x), params["image"], jnp.zeros((1, side, side, 3))),
+        asked(lambda p, x: convert.text_tower(spec).apply({"params": p}, x), params["text"], jnp.zeros((1, spec.text.positions), jnp.int32)),
+        asked(heads.project, {"kernel": jnp.zeros((4, 3))}, jnp.zeros((2, 4))),
+    ):
+        assert products == len(found) > 0
+        assert {one for one in found if "HIGHEST" not in one} == set()

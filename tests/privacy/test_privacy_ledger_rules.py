@@ -6,6 +6,7 @@ import pytest
 
 from relink_jax import errors
 from relink_jax.privacy import compare, ledger, training
+from relink_jax.store import digests
 
 SMALL = {"expected_batch_size": 10, "iterations": 4, "learning_rate": 0.1, "dataset": {"name": "toy", "synthetic": True}}
 
@@ -20,7 +21,7 @@ def written(toy, tmp_path):
 def edit(path, change):
     content = json.loads(path.read_text())
     change(content)
-    path.write_text(json.dumps(ledger.sealed(content)))
+    path.write_text(json.dumps(digests.sealed(content)))
 
 
 EDITS = [
@@ -104,7 +105,7 @@ def test_a_sealed_ledger_with_any_field_gone_or_wrong_works_in_full_or_is_refuse
                 del parent[field[-1]]
             else:
                 parent[field[-1]] = wrong
-            path.write_text(json.dumps(ledger.sealed(content)))
+            path.write_text(json.dumps(digests.sealed(content)))
             try:
                 found = ledger.load(path)
             except errors.StoreError as error:

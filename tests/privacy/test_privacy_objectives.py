@@ -102,3 +102,11 @@ def test_bank_made_of_private_rows_is_refused_but_a_chance_match_is_not(toy):
     assert not any(character.isdigit() for character in str(caught.value))
     mostly = np.concatenate([toy.texts[:2], toy.bank.features])
     objectives.PublicBank(mostly, "synthetic").refuse_private(toy.texts)
+
+
+def test_a_bank_of_which_half_is_private_is_refused():
+    rows = np.eye(4, dtype=np.float32)
+    bank = objectives.PublicBank(rows, provenance="test")
+    bank.refuse_private(np.concatenate([rows[:1], -rows]))
+    with pytest.raises(errors.UnsoundError, match="anchors"):
+        bank.refuse_private(np.concatenate([rows[:2], -rows]))

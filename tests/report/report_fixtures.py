@@ -7,6 +7,8 @@ import math
 import numpy as np
 from scipy import stats
 
+from relink_jax.store import digests
+
 POOLS = (10, 100, 1000)
 FULL = 1174
 LABELS = ("No Finding", "Cardiomegaly", "Lung Opacity", "Edema", "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Fracture")
@@ -167,5 +169,5 @@ def save(directory):
     documents = results()
     for document in documents:
         name = "__".join((document["model"]["name"], document["model"]["head"], document["data"]["name"]))
-        (directory / f"{name}.json").write_text(json.dumps(document))
+        (directory / f"{name}.json").write_text(json.dumps(digests.sealed(document)))
     return documents

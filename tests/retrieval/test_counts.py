@@ -176,3 +176,14 @@ def test_memory_is_one_tile_not_the_score_matrix():
     compiled = sweep.program(meshes.make_mesh(1), 4, True, True).lower(block, columns, state, np.int32(0), np.int32(1)).compile()
     inputs = sum(array.nbytes for array in (*columns, *block, *state))
     assert compiled.memory_analysis().temp_size_in_bytes < 2 * inputs + 12 * 64 * 128 * 4 < 3000 * 4000 * 4 / 10
+
+
+@pytest.mark.parametrize("field", ["g", "t", "M"])
+def test_recheck_refuses_each_wrong_integer(field):
+    images, texts = np.array([[1, 0]], np.float32), np.array([[0.25, 0], [0.2499, 1]], np.float32)
+    data = counts.Records(images, np.zeros(1, np.int32), texts, np.arange(2, dtype=np.int32), np.arange(2, dtype=np.int32), np.full(2, -1, np.int32))
+    counted = counts.count(data, mesh=meshes.make_mesh(1), top_k=0)
+    recheck.recheck(data, counted)
+    getattr(counted["i2r"].strata["other_patient"], field)[:] += 1
+    with pytest.raises(errors.UnsoundError, match="counts differ from float64"):
+        recheck.recheck(data, counted)

@@ -200,3 +200,9 @@ def test_projection_is_unit_norm_and_matches_float64():
     np.testing.assert_allclose(found, exact, atol=1e-6)
     other = heads.random_heads(1, {"image": {"kernel": kernel}, "text": {"kernel": kernel}})
     assert abs(np.var(other["image"]["kernel"]) * 7 - 1) < 0.6
+
+
+def test_array_digest_covers_dtype_and_shape():
+    zeros = np.zeros(2, np.float32)
+    assert digests.arrays_digest({"a": zeros}) != digests.arrays_digest({"a": zeros.view(np.int32)})
+    assert digests.arrays_digest({"a": zeros}) != digests.arrays_digest({"a": zeros[None]})

@@ -177,3 +177,13 @@ def test_solver_needs_few_iterations_on_ill_conditioned_features():
     x = (x - x.mean(0)) / x.std(0)
     _, _, iterations = logistic.fit(x, train[1], train[2], np.array(GRID), 200)
     assert iterations.max() < 60
+
+
+def test_a_label_with_exactly_the_least_count_of_each_class_is_defined():
+    x = np.arange(20.0)[:, None]
+    y, known = x + np.array([[0, 3]]) >= 10, np.ones((20, 2), bool)
+    known[15:, 0] = False  # a: 5 positives; b: 7 negatives
+    fitted = probe.fit_probe(train=(x, y, known), validate=(x, y, known), label_names=("a", "b"), l2_grid=(0.1,))
+    shared = {"test": (x, y, known), "patient_test": np.arange(20), "bootstrap_replicates": 10}
+    assert probe.evaluate(fitted, **shared, min_class_count=5).undefined == ()
+    assert probe.evaluate(fitted, **shared, min_class_count=6).undefined == ("a",)
