@@ -12,6 +12,7 @@ import io
 import json
 import os
 import pathlib
+import reprlib
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ from relink_jax import errors
 from relink_jax.stages import catalogue
 from relink_jax.stages.catalogue import STAGES
 
+_SWITCHED = ("true", "t", "1", "false", "f", "0")
 _NUMBERS: dict[str, tuple[Callable[[str], Any], str]] = {"int": (int, "a whole number"), "float": (float, "a number")}
 
 
@@ -137,7 +139,7 @@ def parse(stage: str, arguments: Sequence[str]) -> tuple[config_lib.RunConfig, s
         rest = values(["relink", *words])[1:]
         config = holder.value
     except (flags.Error, ValueError, TypeError, SyntaxError, AttributeError) as error:
-        raise errors.UsageError(f"wrong flag on the command line of 'relink {stage}': {_one_line(error)}") from error
+        raise errors.UsageError(errors.describe("flag", "the command line", f"what 'relink {stage} --help' lists", _one_line(error))) from error
     if rest and not described.positional:
         raise errors.UsageError(errors.describe("extra words", f"'relink {stage}'", "flags only", f"{len(rest)} other words"))
     alone = {alias.flag: values[alias.flag].value for alias in described.aliases if not alias.path}
@@ -153,13 +155,13 @@ def config_path(name: str) -> pathlib.Path:
     """Returns the file of a shipped configuration (by name) or the given file; `UsageError` with a suggestion otherwise."""
     direct = pathlib.Path(name)
     if name.endswith((".py", ".json")):
-        if not direct.is_file():
+        if not os.path.isfile(direct):
             raise errors.UsageError(errors.describe("config file missing", "--config", "a Python file with get_config(), or JSON", f"no file {direct.name!r}"))
         return direct
-    shipped = _config_dir() / f"{name}.py"
-    if not shipped.is_file():
-        known = config_names()
-        raise errors.UsageError(f"unknown config {name!r} in --config: expected a file or one of {', '.join(known)}{errors.suggest(name, known)}")
+    shipped, known = _config_dir() / f"{name}.py", config_names()
+    if name not in known:
+        found = f"{reprlib.repr(direct.name)}{errors.suggest(direct.name, known)}"
+        raise errors.UsageError(errors.describe("unknown config", "--config", f"a .py or .json file, or one of {', '.join(known)}", found))
     return shipped
 
 
@@ -168,8 +170,9 @@ def load_config(path: pathlib.Path) -> config_lib.RunConfig:
     if path.suffix == ".json":
         try:
             return config_lib.from_dict(json.loads(path.read_text()))
-        except (ValueError, TypeError, OSError) as error:
-            raise errors.UsageError(errors.describe("config file", f"--config file {path.name!r}", "a recorded config.json", _one_line(error))) from error
+        except (ValueError, TypeError, OSError, OverflowError, RecursionError, errors.UsageError) as error:
+            found = error.strerror if isinstance(error, OSError) and error.strerror else _one_line(error)
+            raise errors.UsageError(errors.describe("config file", f"--config file {path.name!r}", "a recorded config.json", found)) from error
     spec = importlib.util.spec_from_file_location(f"relink_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise errors.UsageError(errors.describe("config file", "--config", "a Python file", repr(path.name)))
@@ -177,7 +180,7 @@ def load_config(path: pathlib.Path) -> config_lib.RunConfig:
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
-    except Exception as error:  # the file is the user's code: whatever it raises is told as one sentence
+    except (Exception, SystemExit) as error:  # the file is the user's code: whatever it raises is told as one sentence
         raise errors.UsageError(
             errors.describe("config file", f"--config file {path.name!r}", "get_config() returning a RunConfig", f"{type(error).__name__}: {_one_line(error)}")
         ) from error
@@ -207,8 +210,10 @@ def _take(words: Sequence[str], flag: str) -> tuple[str, list[str]]:
     value, rest, pending = "", [], False
     for word in words:
         head, equals, text = word.partition("=")
-        if pending:
+        if pending and not word.startswith("--"):
             value, pending = word, False
+        elif pending:
+            break
         elif head == f"--{flag}":
             value, pending = text, not equals
         else:
@@ -221,30 +226,32 @@ def _take(words: Sequence[str], flag: str) -> tuple[str, list[str]]:
 def _base_config(name: str, workdir: str) -> config_lib.RunConfig:
     """Returns the named config, else the one recorded in the workdir, else `demo`."""
     recorded = pathlib.Path(workdir, "config.json") if workdir else None
-    if not name and recorded is not None and recorded.is_file():
+    if not name and recorded is not None and os.path.isfile(recorded):
         try:
             return load_config(recorded)
         except errors.UsageError as error:
             raise errors.StoreError(
                 errors.describe("recorded config damaged", "workdir file 'config.json'", "what an earlier command wrote, or --config=NAME_OR_FILE", str(error))
             ) from error
+    if not name and recorded is not None and os.path.isfile(recorded.with_name("run.json")):
+        raise errors.StoreError(
+            errors.describe("recorded config missing", "the workdir", "the file config.json of an earlier command, or --config=NAME_OR_FILE", "none")
+        )
     return load_config(config_path(name or "demo"))
 
 
 def _check_names(stage: str, words: Sequence[str]) -> None:
-    """Raises `UsageError` with the nearest name for an unknown flag or config field."""
-    kinds = {field.path: field.type_name for field in config_lib.fields(config_lib.RunConfig())}
-    known_fields = list(kinds)
+    """Raises `UsageError` with the nearest name for an unknown flag or config field, and for a value that is missing or of another kind."""
+    known_fields = {field.path: field.default for field in config_lib.fields(config_lib.RunConfig())}
     aliases = STAGES[stage].aliases
     known_flags = ["config", "workdir", *(alias.flag for alias in aliases), *(f"no{alias.flag}" for alias in aliases if alias.boolean)]
-    for word in words:
+    switches = [name for alias in aliases if alias.boolean for name in (alias.flag, f"no{alias.flag}")]
+    for word, after in zip(words, [*words[1:], "--"], strict=False):
         if not word.startswith("--"):
             continue
         name, equals, text = word[2:].partition("=")
         if name.startswith("config."):
             field = name.removeprefix("config.")
-            if equals and kinds.get(field) in _NUMBERS:
-                _number(field, kinds[field], text)
             if field not in known_fields:
                 hint = errors.suggest(field, known_fields) or errors.suggest(field.split(".")[-1], [path.split(".")[-1] for path in known_fields])
                 raise errors.UsageError(f"unknown config field {field!r} on the command line: expected a field of 'relink {stage} --help'{hint}")
@@ -252,13 +259,27 @@ def _check_names(stage: str, words: Sequence[str]) -> None:
             raise errors.UsageError(
                 f"unknown flag '--{name}' on the command line of 'relink {stage}': expected one of {', '.join(known_flags)}{errors.suggest(name, known_flags)}"
             )
+        where = f"flag '--{name}' on the command line"
+        if name in switches and equals and not (name in (alias.flag for alias in aliases) and text.lower() in _SWITCHED):
+            raise errors.UsageError(errors.describe("value", where, f"--{name} alone", reprlib.repr(text)))
+        if name not in switches and not equals and after.startswith("--"):
+            raise errors.UsageError(errors.describe("value missing", where, f"--{name}=VALUE", "nothing"))
+        if name.startswith("config."):
+            _check_value(field, known_fields[field], text if equals else after)
 
 
-def _number(field: str, kind: str, text: str) -> None:
+def _check_value(field: str, default: Any, text: str) -> None:
+    """Raises `UsageError` unless absl can read `text` as a value of the field that has this default."""
+    from ml_collections.config_flags import tuple_parser
+
+    kind = type(default).__name__
+    read, expected = _NUMBERS.get(kind, (str, "text"))
+    if kind == "tuple":
+        read, expected = tuple_parser.TupleParser().parse, f"values with commas between them, such as {catalogue.show(default)}"
     try:
-        _NUMBERS[kind][0](text)
+        read(text)
     except ValueError:
-        raise errors.UsageError(errors.describe("value", f"config field {field!r}", _NUMBERS[kind][1], repr(text))) from None
+        raise errors.UsageError(errors.describe("value", f"config field {field!r}", expected, reprlib.repr(text))) from None
 
 
 def _assign(config: config_lib.RunConfig, path: str, text: str) -> None:
@@ -282,8 +303,10 @@ def _coerce_tuples(config: config_lib.RunConfig) -> None:
         if kind is str:
             found = tuple(part.strip() for element in found for part in str(element).split(","))
         try:
+            if kind is not str and any(isinstance(element, bool) or (kind is int and isinstance(element, float)) for element in found):
+                raise ValueError
             config_lib.assign(config, field.path, tuple(kind(element) for element in found))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise errors.UsageError(
                 errors.describe("list", f"config field {field.path!r}", f"comma-separated {kind.__name__} values", catalogue.show(found))
             ) from error
@@ -306,7 +329,7 @@ def _internal(stage: str, error: Exception) -> int:
     return 70
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 

@@ -173,12 +173,14 @@ class RunConfig(_Section):
     def resolve_paths(self) -> None:
         """Makes every relative path absolute."""
         for path in PATHS:
-            assign(self, path, absolute(lookup(self, path)))
+            assign(self, path, absolute(lookup(self, path), path))
 
     def validate(self) -> None:
         """Checks every field; raises `UsageError` naming the first wrong one."""
         for field, default in zip(fields(self), fields(RunConfig()), strict=True):
             _type(field.path, field.default, default.default)
+        for path in PATHS:
+            absolute(lookup(self, path), path)
         _choice("cohort.source", self.cohort.source, ("phantom", "table"))
         _choice("cohort.text_field", self.cohort.text_field, TEXT_FIELDS)
         _choice("audit.label_policy", self.audit.label_policy, ("quaternary", "ternary", "u_one", "u_zero"))
@@ -201,11 +203,11 @@ class RunConfig(_Section):
             raise errors.UsageError("pairs table missing in config field 'cohort.table': expected a CSV or Parquet path, found ''")
         for path, value, low, high in _ranges(self):
             if not low <= value <= high:
-                raise errors.UsageError(errors.describe("value", f"config field {path!r}", f"a number in [{low:.10g}, {high:.10g}]", f"{value:g}"))
-        for path, values in (("audit.ks", self.audit.ks), ("audit.pool_sizes", self.audit.pool_sizes)):
-            low = 1 if path == "audit.ks" else 2
-            if not values or min(values) < low or len(set(values)) != len(values):
-                raise errors.UsageError(errors.describe("list", f"config field {path!r}", f"distinct integers of at least {low}", str(tuple(values))))
+                found = f"{value:g}" if isinstance(value, float) or abs(value) < 1e15 else f"one of {len(str(abs(value)))} digits"
+                raise errors.UsageError(errors.describe("value", f"config field {path!r}", f"a number in [{low:.10g}, {high:.10g}]", found))
+        for path, values, low in (("audit.ks", self.audit.ks, 1), ("audit.pool_sizes", self.audit.pool_sizes, 2)):
+            if not values or min(values) < low or max(values) > 10**9 or len(set(values)) != len(values):
+                raise errors.UsageError(errors.describe("list", f"config field {path!r}", f"distinct integers of at least {low}, up to 1e9", f"{values!r:.60}"))
         if not self.probe.l2_grid or not all(0 < strength < 1e9 for strength in self.probe.l2_grid):
             raise errors.UsageError(errors.describe("list", "config field 'probe.l2_grid'", "positive numbers below 1e9", str(self.probe.l2_grid)))
         if max(self.audit.ks) > max(self.audit.pool_sizes):
@@ -306,9 +308,14 @@ def assign(config: Any, path: str, value: Any) -> None:
     setattr(lookup(config, parent) if parent else config, leaf, value)
 
 
-def absolute(path: str) -> str:
-    """Returns a path as an absolute one, so that a later command from another directory finds it; '' stays ''."""
-    return str(pathlib.Path(path).expanduser().resolve()) if path else path
+def absolute(path: str, field: str) -> str:
+    """Returns a path as an absolute one, so that a later command from another directory finds it; '' stays ''; `UsageError` for no path."""
+    try:
+        found = pathlib.Path(path).expanduser().resolve()
+        found.exists()
+        return str(found) if path else path
+    except (OSError, RuntimeError, ValueError) as error:
+        raise errors.UsageError(errors.describe("path", f"config field {field!r}", "one that can exist", getattr(error, "strerror", "") or "none")) from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -320,7 +327,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(recorded: dict[str, Any]) -> RunConfig:
     """Returns the config that `to_dict` recorded; a field it lacks keeps its default.
 
-    Raises: ValueError: a field that there is none of; TypeError: not a dict.
+    Raises: ValueError: a field that there is none of; TypeError: not a dict; UsageError: a value of another type than the field's.
     """
     config = RunConfig()
     _fill(config, recorded, "")
@@ -338,4 +345,5 @@ def _fill(config: Any, recorded: Any, prefix: str) -> None:
         if dataclasses.is_dataclass(current):
             _fill(current, value, f"{prefix}{name}.")
         else:
-            setattr(config, name, tuple(value) if isinstance(current, tuple) else type(current)(value))
+            _type(f"{prefix}{name}", value, current)
+            setattr(config, name, tuple(map(type(current[0]), value)) if isinstance(current, tuple) else type(current)(value))

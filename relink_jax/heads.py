@@ -47,13 +47,11 @@ def save(directory: pathlib.Path, heads: Heads, card: dict[str, Any]) -> str:
 def load(directory: pathlib.Path) -> tuple[Heads, dict[str, Any]]:
     """Returns (heads, card) after checking digest, names and shapes.
 
-    Raises: StoreError: missing files, or arrays that do not match the card's SHA-256.
+    Raises: StoreError: missing or unreadable files, or arrays that do not match the card's SHA-256.
     """
-    card = files.read_json(directory / "card.json")
-    if not isinstance(card, dict) or not isinstance(card.get("heads_sha256"), str):
-        raise errors.StoreError(errors.describe("card damaged", f"heads {directory.name!r}", "a card with heads_sha256", "another"))
+    card = files.read_object(directory / "card.json", {"heads_sha256": str}, f"heads '{directory.name}/card.json'")
     path = directory / "heads.safetensors"
-    flat = safetensors_numpy.load_file(str(path)) if path.exists() else {}
+    flat = files.read_with(path, safetensors_numpy.load_file, "a whole safetensors file", f"heads '{directory.name}/{path.name}'")
     found = digests.arrays_digest(flat)
     if found != card["heads_sha256"]:
         raise errors.StoreError(errors.describe("heads corrupted", f"heads {directory.name!r}", f"SHA-256 {card['heads_sha256'][:12]}", found[:12]))

@@ -1,6 +1,7 @@
 """The command line: help that teaches, did-you-mean, exit codes, overrides, and a fast start."""
 
 import dataclasses
+import importlib
 import json
 import os
 import pathlib
@@ -69,6 +70,26 @@ def test_every_stage_has_help_with_example_and_exit_codes(capsys, stage):
         (("audit", "more", "--workdir=x"), "flags only"),
         (("demo", "--patients=many", "--workdir=x"), "'many'"),
         (("demo", "--config=nothere.py", "--workdir=x"), "nothere.py"),
+        (("audit", "--config=/abs/path/ef", "--workdir=x"), "or one of demo, demo_small, found 'ef'"),
+        (("audit", "--config", "--workdir=x"), "value missing in flag '--config'"),
+        (("audit", "--config.audit.level", "--workdir=x"), "value missing in flag '--config.audit.level' on the command line: expected --config.audit.level="),
+        (("audit", "--workdir=x", "--config.audit.level"), "value missing in flag '--config.audit.level'"),
+        (("demo", "--patients", "--workdir=x"), "value missing in flag '--patients' on the command line: expected --patients=VALUE, found nothing"),
+        (("audit", "--config.audit.seed", "abc", "--workdir=x"), "'audit.seed': expected a whole number, found 'abc'"),
+        (("report", "--check=x", "--workdir=x"), "value in flag '--check' on the command line: expected --check alone, found 'x'"),
+        (("report", "--nocheck=1", "--workdir=x"), "expected --nocheck alone, found '1'"),
+        (("audit", "--config.cohort.views=PA AP", "--workdir=x"), "'cohort.views': expected values with commas between them, such as PA,AP, found 'PA AP'"),
+        (("audit", "--config.audit.ks=1.5", "--workdir=x"), "'audit.ks': expected comma-separated int values, found 1.5"),
+        (("audit", "--config.audit.ks=True", "--workdir=x"), "'audit.ks': expected comma-separated int values, found True"),
+        (("audit", f"--config.audit.pool_sizes=10,{'9' * 400}", "--workdir=x"), "up to 1e9"),
+        (("audit", f"--config.audit.seed={'9' * 400}", "--workdir=x"), "found one of 400 digits"),
+        (("cohort", f"--workdir={'a' * 300}"), "workdir in --workdir: expected a path that a directory can have, found File name too long"),
+        (("cohort", "--workdir=~nobody-of-this-name/w"), "workdir in --workdir: expected a path that a directory can have, found none"),
+        (("audit", f"--embeddings={'a' * 300}", "--workdir=x"), "path in config field 'embeddings'"),
+        (("convert", f"--source={'a' * 300}", "--workdir=x"), "path in config field 'source': expected one that can exist, found File name too long"),
+        (("plan", "--images=\u00b2"), "size in --images: expected a whole number from 1 to 1,000,000,000, found '\u00b2'"),
+        (("plan", f"--images={'9' * 400}"), "size in --images: expected a whole number from 1 to 1,000,000,000, found '999"),
+        (("plan", "--dim=0"), "size in --dim"),
     ],
 )
 def test_wrong_words_exit_2_with_one_line_and_a_hint(capsys, words, hint):
@@ -118,7 +139,19 @@ def test_without_a_config_the_workdirs_own_is_used_and_a_named_one_wins(tmp_path
     assert cli.parse("report", [f"--config={tmp_path / 'config.json'}"])[0] == recorded
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"audit": {"level": "much"}}', '{"audit": 3}', '{"audt": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"audit": {"level": "much"}}',
+        '{"audit": 3}',
+        '{"audt": {}}',
+        "[" * 100_000,
+        '{"audit": {"seed": true}}',
+        '{"audit": {"level": 1' + "0" * 400 + "}}",
+    ],
+)
 def test_a_config_file_that_is_none_says_so_in_one_sentence(tmp_path, text):
     path = tmp_path / "config.json"
     path.write_text(text)
@@ -126,6 +159,38 @@ def test_a_config_file_that_is_none_says_so_in_one_sentence(tmp_path, text):
         cli.parse("report", [f"--config={path}"])
     with pytest.raises(errors.StoreError, match=r"recorded config damaged in workdir file 'config\.json'"):
         cli.parse("report", [f"--workdir={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ('{"audit": {"bootstrap_replicates": 2000.7}}', "audit.bootstrap_replicates': expected int, found float 2000.7"),
+        ('{"audit": {"ks": [1.5]}}', "audit.ks': expected a list of int, found list"),
+        ('{"audit": {"ks": "15"}}', "audit.ks': expected a list of int, found str"),
+        ('{"name": 3}', "name': expected str, found int 3"),
+        ('{"models": null}', "models': expected a list of str, found NoneType"),
+    ],
+)
+def test_a_recorded_value_of_another_type_is_refused_not_rounded(tmp_path, text, field):
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(errors.UsageError) as raised:
+        cli.parse("audit", [f"--config={path}"])
+    assert f"config field '{field}" in str(raised.value)
+
+
+def test_a_whole_number_is_a_number(tmp_path):
+    path = tmp_path / "good.json"
+    path.write_text('{"heads": {"mechanism": {"target_epsilon": 2}}}')
+    assert repr(cli.parse("audit", [f"--config={path}"])[0].heads.mechanism.target_epsilon) == "2.0"
+
+
+@pytest.mark.parametrize("stage", ["cohort", "convert", "embed", "heads", "audit", "probe", "report", "demo"])
+@pytest.mark.parametrize("workdir", [None, 3])
+def test_a_workdir_that_is_no_path_is_a_wrong_argument(stage, workdir):
+    module = importlib.import_module(f"relink_jax.stages.{stage}")
+    with pytest.raises(errors.UsageError, match=f"workdir in argument 'workdir': expected the path of a directory, found {type(workdir).__name__}"):
+        module.run(config.RunConfig(), workdir)
 
 
 def test_a_misspelt_field_in_a_config_file_is_refused_with_the_right_name(tmp_path):
@@ -188,6 +253,9 @@ def test_an_error_inside_a_config_file_is_told_as_one_sentence(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("def get_config():\n    return missing\n")
     with pytest.raises(errors.UsageError, match="NameError"):
+        cli.parse("audit", [f"--config={path}"])
+    path.write_text("import sys\n\ndef get_config():\n    sys.exit(3)\n")
+    with pytest.raises(errors.UsageError, match="returning a RunConfig, found SystemExit: 3"):
         cli.parse("audit", [f"--config={path}"])
 
 

@@ -22,6 +22,7 @@ Ids are whole numbers or text and are compared as text, so 12 and '12' are one i
 """
 
 import difflib
+import os
 import pathlib
 import re
 from collections.abc import Callable
@@ -57,9 +58,9 @@ def load_embeddings(directory: str | pathlib.Path) -> dict[str, Any]:
     Raises: DataError: no directory, unreadable or pickled files, something missing or given twice, unequal lengths.
     """
     root = pathlib.Path(directory)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise errors.DataError(
-            errors.describe("no such directory", f"embeddings {root.name!r}", "a directory of embeddings", "a file" if root.exists() else "nothing")
+            errors.describe("no such directory", f"embeddings {root.name!r}", "a directory of embeddings", "a file" if os.path.exists(root) else "nothing")
         )
     try:
         names = sorted(path.name for path in root.iterdir())
@@ -206,20 +207,32 @@ def _label_table(path: pathlib.Path, text_study: Any) -> np.ndarray:
 
 
 def _matrix(values: list[Any], file: str, column: str) -> np.ndarray:
-    widths = {len(row) if isinstance(row, list) else 0 for row in values}
-    if len(widths) != 1 or 0 in widths:
-        raise errors.DataError(errors.describe("ragged lists", f"column {column!r} of {file!r}", "lists of one length in every row", f"{len(widths)} lengths"))
+    where, others = f"column {column!r} of {file!r}", [row for row in values if not isinstance(row, list)]
+    widths = {len(row) for row in values if isinstance(row, list)}
+    if others or len(widths) != 1 or 0 in widths:
+        found = _kind(others[0]) if others else f"{len(widths)} lengths" if len(widths) > 1 else "an empty list" if values else "no row"
+        raise errors.DataError(errors.describe("ragged lists", where, "lists of one length in every row", found))
     return np.stack([_numbers(row, file, column, text=False) for row in values])
 
 
 def _numbers(values: list[Any], file: str, column: str, *, text: bool = True) -> np.ndarray:
     """Returns float64 numbers; None and empty strings are NaN; `text` says whether cells may spell their numbers."""
+    value: Any = None
+    numbers = []
     try:
-        if not text and any(isinstance(value, str) for value in values):
-            raise TypeError
-        return np.array([np.nan if value is None or value == "" else float(value) for value in values])
-    except (TypeError, ValueError) as error:
-        raise errors.DataError(errors.describe("not a number", f"column {column!r} of {file!r}", "numbers or blanks", "text")) from error
+        for value in values:
+            if not text and isinstance(value, str):
+                raise TypeError
+            numbers.append(np.nan if value is None or value == "" else float(value))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise errors.DataError(errors.describe("not a number", f"column {column!r} of {file!r}", "numbers or blanks", _kind(value))) from error
+    return np.array(numbers)
+
+
+def _kind(value: Any) -> str:
+    """Returns what a table's value is, as a message says it."""
+    kinds = {str: "text", list: "a list", dict: "a record", type(None): "a blank", float: "a number", int: "a number"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
 
 
 def _read_table(path: pathlib.Path) -> Any:

@@ -15,6 +15,8 @@ from relink_jax import errors
 from relink_jax.audit import strata
 from relink_jax.retrieval import tiles
 
+_PRODUCTS = (1e-30, 1e38)  # of the largest norms of both sides, within which float32 inner products neither vanish nor overflow
+
 
 @dataclasses.dataclass(frozen=True)
 class AuditInputs:
@@ -81,11 +83,16 @@ def prepare(
         keep_ids: write the ids given here into results; pass True only for pseudonyms. Otherwise results hold row numbers.
     Raises: DataError: text or complex numbers in place of real ones, non-finite or zero rows, unequal dims or lengths, missing
         or repeated ids, an image whose study has no report, a study under two patients, unknown label values or another number
-        of labels, fewer than 2 patients.
+        of labels, fewer than 2 patients, magnitudes whose inner products float32 cannot hold; UsageError: normalize or keep_ids
+        that is not a boolean.
     """
+    for name, flag in (("normalize", normalize), ("keep_ids", keep_ids)):
+        if not isinstance(flag, bool | np.bool_):
+            raise errors.UsageError(errors.describe("value", f"argument {name!r}", "True or False", type(flag).__name__))
     image_rows, text_rows = _embeddings("images", images, normalize), _embeddings("texts", texts, normalize)
     if image_rows.shape[1] != text_rows.shape[1]:
         raise errors.DataError(errors.describe("dims differ", "argument 'texts'", f"{image_rows.shape[1]} columns, as in 'images'", f"{text_rows.shape[1]}"))
+    _check_magnitudes(image_rows, text_rows)
     n_images, n_studies = len(image_rows), len(text_rows)
     study_ids = _ids("text_study", text_study, n_studies, "texts")
     patients = _ids("patient", patient, n_studies, "texts")
@@ -162,6 +169,14 @@ def _embeddings(name: str, values: Any, normalize: bool) -> np.ndarray:
     if not fits.all():
         raise errors.DataError(errors.describe("embedding out of range", where, "rows that fit float32", _rows(~fits)))
     return narrow
+
+
+def _check_magnitudes(images: np.ndarray, texts: np.ndarray) -> None:
+    """Raises `DataError` where float32 scores of rows taken as they are could overflow, or all vanish."""
+    largest = [float(np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64).max())) for rows in (images, texts)]
+    if not _PRODUCTS[0] <= largest[0] * largest[1] <= _PRODUCTS[1]:
+        expected = f"largest norms with a product in [{_PRODUCTS[0]:g}, {_PRODUCTS[1]:g}], or normalize=True"
+        raise errors.DataError(errors.describe("magnitudes", "arguments 'images' and 'texts'", expected, f"{largest[0]:.3g} and {largest[1]:.3g}"))
 
 
 def _ids(name: str, values: Any, n: int, owner: str) -> list[Hashable]:

@@ -193,7 +193,7 @@ def recompute(json_path: str | pathlib.Path, parquet_path: str | pathlib.Path | 
         parquet_path: default, the file of the same name beside the JSON; paired changes also read the one they are against there.
         tolerance: largest allowed difference, relative above 1.
     Returns: {'numbers': compared, 'max_difference': float, 'mismatches': ['metrics[3].value: ...', ...]}.
-    Raises: StoreError: missing, corrupted or mismatched files, or a table that is not the one the JSON was written with.
+    Raises: StoreError: missing, damaged or mismatched files, or a table that is not the one the JSON was written with.
     """
     source = pathlib.Path(json_path)
     stored = files.read_object(source, {"schema_version": str, "protocol": dict, "metrics": list, "counts": dict, "files": dict})
@@ -201,8 +201,21 @@ def recompute(json_path: str | pathlib.Path, parquet_path: str | pathlib.Path | 
     if version != SCHEMA_VERSION:
         raise errors.StoreError(errors.describe("unknown schema", f"results file {source.name!r}", f"schema_version {SCHEMA_VERSION}", repr(version)))
     table = pathlib.Path(parquet_path) if parquet_path else source.with_suffix(".parquet")
+    try:
+        rebuilt = _rebuilt(source, table, stored)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        expected = "a protocol and a table that its numbers can be rebuilt from"
+        raise errors.StoreError(errors.describe("results damaged", f"results file {source.name!r}", expected, type(error).__name__)) from error
+    found: dict[str, Any] = {"numbers": 0, "max_difference": 0.0, "mismatches": []}
+    for section, value in rebuilt.items():
+        _compare(section, stored.get(section, []), value, tolerance, found)
+    return found
+
+
+def _rebuilt(source: pathlib.Path, table: pathlib.Path, stored: dict[str, Any]) -> dict[str, Any]:
+    """Returns the metrics, counts and paired changes that the per-query tables give under the stored protocol."""
     here = _Stored(_read_queries(table), stored["protocol"])
-    expected, digest = stored["files"][PER_QUERY]["sha256"], digests.file_digest(table)
+    expected, digest = stored["files"][PER_QUERY]["sha256"], digests.stored_digest(table)
     if digest != expected:
         raise errors.StoreError(errors.describe("table of another audit", f"file {table.name!r}", f"SHA-256 {expected[:12]}", digest[:12]))
     entries, _ = metrics.compute(here.queries, here.protocol)
@@ -210,11 +223,21 @@ def recompute(json_path: str | pathlib.Path, parquet_path: str | pathlib.Path | 
     for change in stored.get("paired", []):
         other = _Stored(_read_queries(source.with_name(change["against"] + ".parquet")), here.protocol)
         changes.append(comparison.entry(change["against"], other, here, change["metric_ref"]))
-    found: dict[str, Any] = {"numbers": 0, "max_difference": 0.0, "mismatches": []}
-    _compare("metrics", stored["metrics"], entries, tolerance, found)
-    _compare("counts", stored["counts"], summarise(here.queries), tolerance, found)
-    _compare("paired", stored.get("paired", []), changes, tolerance, found)
-    return found
+    return {"metrics": entries, "counts": summarise(here.queries), "paired": changes}
+
+
+def _stem(path: str | pathlib.Path) -> pathlib.Path:
+    """Returns `path` without the suffix .json; `UsageError` unless the files of a result can be named after it."""
+    if not isinstance(path, str | os.PathLike):
+        raise errors.UsageError(errors.describe("path", "AuditResult.save", "text or a path", type(path).__name__))
+    stem = pathlib.Path(path)
+    stem = stem.with_suffix("") if stem.suffix == ".json" else stem
+    room = files.NAME_BYTES - len(".parquet.sha256")
+    length = len(os.fsencode(stem.name))
+    if stem.name in ("", "..") or "\0" in str(stem) or length > room:
+        found = f"one of {length}" if length > room else f"{stem.name!r}"
+        raise errors.UsageError(errors.describe("path", "AuditResult.save", f"the name of a file, of at most {room} bytes", found))
+    return stem
 
 
 def _read_queries(path: pathlib.Path) -> dict[str, queries.Queries]:

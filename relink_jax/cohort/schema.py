@@ -162,14 +162,14 @@ def load(directory: pathlib.Path, image_root: pathlib.Path) -> Cohort:
 
     Raises: StoreError: no finished cohort there, a damaged table, or tables that do not belong together.
     """
-    record = files.read_json(directory / _RECORD)
+    record = files.read_object(directory / _RECORD, {"name": str, "synthetic": bool, "counts": dict, "digest": str})
     parts = {name: tables.read_table(directory / f"{name}.parquet") for name in ("images", "studies", "patients", "texts")}
-    columns = {name: parts["images"][name] for name in _IMAGES} | {name: parts["studies"][name] for name in _STUDIES}
-    columns |= {"patient_key": parts["patients"]["patient_key"], "text_key": parts["texts"]["text_key"]}
-    for name in _SECRET:
-        columns[name] = columns[name].astype(str)
-    labels = np.stack([parts["studies"][label] for label in LABELS], axis=1).astype(np.int8)
     try:
+        columns = {name: parts["images"][name] for name in _IMAGES} | {name: parts["studies"][name] for name in _STUDIES}
+        columns |= {"patient_key": parts["patients"]["patient_key"], "text_key": parts["texts"]["text_key"]}
+        for name in _SECRET:
+            columns[name] = columns[name].astype(str)
+        labels = np.stack([parts["studies"][label] for label in LABELS], axis=1).astype(np.int8)
         cohort = Cohort(
             record["name"],
             record["synthetic"],
@@ -179,8 +179,9 @@ def load(directory: pathlib.Path, image_root: pathlib.Path) -> Cohort:
             counts=record["counts"],
             **columns,
         )
-    except errors.DataError as error:
-        raise errors.StoreError(errors.describe("cohort damaged", "workdir entry 'cohort'", "tables that fit together", str(error))) from error
+    except (errors.DataError, KeyError, TypeError, ValueError) as error:
+        found = str(error) if isinstance(error, errors.DataError) else "missing columns or other values"
+        raise errors.StoreError(errors.describe("cohort damaged", "workdir entry 'cohort'", "tables that fit together", found)) from error
     if cohort.digest() != record["digest"]:
         raise errors.StoreError(errors.describe("cohort changed", "workdir entry 'cohort'", f"digest {record['digest'][:12]}", cohort.digest()[:12]))
     return cohort

@@ -7,6 +7,7 @@ it gives a patient with k pairs, and says in words where a ranking would mislead
 
 import dataclasses
 import math
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,7 +40,7 @@ def read_runs(paths: Sequence[pathlib.Path | str]) -> list[Run]:
         raise errors.UsageError("runs missing on the command line: expected one or more ledgers or directories, found none")
     runs: list[Run] = []
     for given in map(pathlib.Path, paths):
-        found = sorted(given.rglob(ledgers.FILE_NAME)) if given.is_dir() else [given]
+        found = sorted(given.rglob(ledgers.FILE_NAME)) if os.path.isdir(given) else [given]
         if not found:
             raise errors.StoreError(errors.describe("no run", f"directory {given.name!r}", f"at least one {ledgers.FILE_NAME}", "none"))
         for path in found:

@@ -24,14 +24,13 @@ def check(results: Sequence[dict[str, Any]], ledgers: Mapping[str, dict[str, Any
         edited, or one made from other results.
     """
     page = pathlib.Path(out_dir) / "index.html"
-    record = files.read_json(page.with_name("numbers.json"))
     if not page.exists():
         raise errors.StoreError(errors.describe("page missing", "workdir entry 'report'", "index.html", "nothing; run the report stage first"))
+    record = files.read_object(page.with_name("numbers.json"), {"page_sha256": str, "inputs": dict, "numbers": list}, "report/numbers.json")
+    digest = digests.stored_digest(page, "report/index.html")
     documents = documents_of(results, ledgers)
     printed = _Printed()
     printed.feed(page.read_text(encoding="utf-8", errors="replace"))
-    if not isinstance(record, dict) or not isinstance(record.get("numbers"), list):
-        raise errors.StoreError(errors.describe("record of the page damaged", "report/numbers.json", "a list of numbers", "none"))
     entries = {entry["id"]: entry for entry in record["numbers"]}
     for entry in entries.values():
         again = values.evaluate(documents, entry["formula"], [(source["file"], source["pointer"]) for source in entry["sources"]])
@@ -42,8 +41,8 @@ def check(results: Sequence[dict[str, Any]], ledgers: Mapping[str, dict[str, Any
             raise errors.StoreError(errors.describe("number without a source", "report/index.html", "an entry of numbers.json", f"id {number!r}"))
         if text != entries[number]["text"]:
             _fail(entries[number], entries[number]["text"], text)
-    if digests.file_digest(page) != record["page_sha256"]:
-        raise errors.StoreError(errors.describe("page edited", "report/index.html", f"SHA-256 {record['page_sha256'][:12]}", digests.file_digest(page)[:12]))
+    if digest != record["page_sha256"]:
+        raise errors.StoreError(errors.describe("page edited", "report/index.html", f"SHA-256 {record['page_sha256'][:12]}", digest[:12]))
     changed = sorted(
         name for name in {**record["inputs"], **documents} if name not in documents or digests.value_digest(documents[name]) != record["inputs"].get(name)
     )

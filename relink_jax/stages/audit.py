@@ -15,7 +15,7 @@ from relink_jax.cohort import schema
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import provenance
 from relink_jax.stages import context
-from relink_jax.store import digests, files, shards
+from relink_jax.store import checkpoints, digests, files, shards
 from relink_jax.store import workdir as workdir_lib
 
 NO_HEAD = "none"
@@ -163,7 +163,7 @@ def _data_record(config: config_lib.RunConfig, cohort: schema.Cohort, chosen: co
 
 
 def _model_record(found: workdir_lib.Workdir, model: str, arm: str) -> dict[str, Any]:
-    converted = files.read_json(found.model(model) / "provenance.json")
+    converted = checkpoints.provenance_of(found.model(model))
     _, card, ledger = context.load_arm(found, model, arm)
     rung = converted["specialisation"]
     described = {"name": model, "head": arm, "dp": context.spent(ledger), "weights_sha256": converted["source_sha256"], "heads_sha256": card["heads_sha256"]}

@@ -50,7 +50,7 @@ def run(config: config_lib.RunConfig, workdir: str, *, model: str | None = None)
     """
     source = pathlib.Path(config.source) if config.source else None
     if source is not None:
-        model = _bring(config, source, pathlib.Path(workdir), model)
+        model = _bring(config, source, pathlib.Path(str(workdir)), model)
     with context.opened(config, workdir) as found:
         converted = {}
         for name in context.models_of(config, model):

@@ -1,5 +1,6 @@
 """The plan stage: what audit, embed and heads will cost, by formula, before anything runs."""
 
+import reprlib
 from collections.abc import Sequence
 
 from relink_jax import config as config_lib
@@ -57,5 +58,5 @@ def _size(name: str, text: str | None, default: int) -> int:
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) <= 20 and 1 <= int(text) <= LARGEST):
-        raise errors.UsageError(errors.describe("size", f"--{name}", f"a whole number from 1 to {LARGEST:,}", f"{text!r:.40}"))
+        raise errors.UsageError(errors.describe("size", f"--{name}", f"a whole number from 1 to {LARGEST:,}", reprlib.repr(text)))
     return int(text)

@@ -104,7 +104,7 @@ def _record(
 ) -> None:
     path = found.results / f"{stem}.json"
     context.needs(path, f"results of {stem.replace('__', ' ')}", "audit")
-    document = files.read_json(path)
+    document = files.read_object(path, {"utility": dict, "warnings": list})
     document["utility"] |= {"probe": [before.to_json(), after.to_json()], "protocol": protocol}
     comparable = after is not original and after.macro_auroc is not None and original.macro_auroc is not None
     document["utility"]["paired"] = [probe.paired_difference(after, original)] if comparable else []

@@ -1,7 +1,8 @@
-"""Orbax checkpoints of parameter trees behind one module, with our own digest.
+"""Orbax checkpoints of parameter trees behind one module, with our own digests.
 
-Orbax restores a checkpoint with a flipped bit without complaint (measured in the project's notes), so every tree is
-stored with the SHA-256 of its arrays, which `restore` checks.
+Orbax restores a checkpoint with a flipped bit without complaint (measured in the project's notes), and of some damaged files
+prints traces from its own threads, so every tree is stored with the SHA-256 of its files and of its arrays, which `restore` checks
+before and after Orbax reads it.
 """
 
 import pathlib
@@ -13,6 +14,12 @@ import numpy as np
 from relink_jax import errors
 from relink_jax.store import digests, files
 
+_RECORD, _TREE = "provenance.json", "tree"
+_FIELDS = {
+    **{"tree_sha256": str, "tree_files": dict, "source_sha256": str, "config_sha256": str},
+    **{"parameters": int, "layout": str, "ignored": list, "specialisation": int},
+}
+
 
 def save(directory: pathlib.Path, tree: dict[str, Any], provenance: dict[str, Any]) -> str:
     """Saves a nested dict of arrays and returns its digest; `provenance` is written beside it last.
@@ -22,7 +29,7 @@ def save(directory: pathlib.Path, tree: dict[str, Any], provenance: dict[str, An
     import orbax.checkpoint as ocp
 
     digest = tree_digest(tree)
-    target, temporary = directory / "tree", directory / ".tree.tmp"
+    target, temporary = directory / _TREE, directory / ".tree.tmp"
     files.make_dir(directory)
     shutil.rmtree(temporary, ignore_errors=True)
     with ocp.PyTreeCheckpointer() as checkpointer:
@@ -31,24 +38,30 @@ def save(directory: pathlib.Path, tree: dict[str, Any], provenance: dict[str, An
     temporary.replace(target)
     for path in directory.rglob("*"):
         path.chmod(0o700 if path.is_dir() else 0o600)
-    files.write_json(directory / "provenance.json", {**provenance, "tree_sha256": digest})
+    saved = {path.relative_to(target).as_posix(): digests.file_digest(path) for path in sorted(target.rglob("*")) if path.is_file()}
+    files.write_json(directory / _RECORD, {**provenance, "tree_sha256": digest, "tree_files": saved})
     return digest
 
 
-def restore(directory: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns (tree of NumPy arrays, provenance) after checking the digest.
+def provenance_of(directory: pathlib.Path) -> dict[str, Any]:
+    """Returns the provenance of a saved model without reading its tree; `StoreError` when it is missing or lacks a field."""
+    return files.read_object(directory / _RECORD, _FIELDS, f"models '{directory.name}/{_RECORD}'")
 
-    Raises: StoreError: missing or unreadable checkpoint, or arrays that do not match the recorded SHA-256.
+
+def restore(directory: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns (tree of NumPy arrays, provenance) after checking the digests.
+
+    Raises: StoreError: missing, damaged or unreadable checkpoint or provenance, or arrays that do not match the recorded SHA-256.
     """
     import orbax.checkpoint as ocp
 
-    provenance = files.read_json(directory / "provenance.json")
-    try:
+    def read(path: pathlib.Path) -> Any:
         with ocp.PyTreeCheckpointer() as checkpointer:
-            tree = checkpointer.restore((directory / "tree").absolute(), restore_args=None)
-    except Exception as error:
-        raise errors.StoreError(errors.describe("checkpoint unreadable", f"models/{directory.name}", "an Orbax tree", type(error).__name__)) from error
-    arrays: dict[str, Any] = _to_numpy(tree)
+            return checkpointer.restore(path.absolute(), restore_args=None)
+
+    provenance = provenance_of(directory)
+    _check_files(directory, provenance["tree_files"])
+    arrays: dict[str, Any] = _to_numpy(files.read_with(directory / _TREE, read, "an Orbax tree", f"models/{directory.name}"))
     found, expected = tree_digest(arrays), provenance["tree_sha256"]
     if found != expected:
         raise errors.StoreError(errors.describe("checkpoint corrupted", f"models/{directory.name}", f"SHA-256 {expected[:12]}", found[:12]))
@@ -81,6 +94,15 @@ def unflatten(flat: dict[str, np.ndarray]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
         node[leaf] = value
     return tree
+
+
+def _check_files(directory: pathlib.Path, recorded: dict[str, Any]) -> None:
+    """Raises `StoreError` naming the first file of the tree that is not as it was saved."""
+    for name, expected in recorded.items():
+        path, where = directory / _TREE / name, f"models/{directory.name}/{_TREE}"
+        found = digests.stored_digest(path, where) if path.exists() else "no file"
+        if found != expected:
+            raise errors.StoreError(errors.describe(f"checkpoint corrupted, file {path.name[:24]!r}", where, f"SHA-256 {str(expected)[:12]}", found[:12]))
 
 
 def _to_numpy(tree: Any) -> Any:

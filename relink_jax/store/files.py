@@ -1,4 +1,4 @@
-"""Atomic, private, durable file writes: the only module that creates files.
+"""Atomic, private, durable file writes, and reads that end in one sentence: the only module that creates files.
 
 A write goes to a temporary name in the same directory, is flushed to disk, renamed over the target, and the directory is
 flushed; a reader therefore sees the old file or the whole new one. Files are 0600, directories 0700.
@@ -10,11 +10,15 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import IO, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any, TypeVar
 
 from relink_jax import errors
 
+T = TypeVar("T")
+NAME_BYTES = 255  # longest file name that file systems take
+
+_JSON_KINDS = {dict: "named fields", list: "a list", str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 _writes = {"count": 0, "fail_at": 0}
 
 
@@ -58,7 +62,7 @@ def write_with(path: pathlib.Path, writer: Callable[[pathlib.Path], None]) -> No
     Raises: StoreError: the directory is not writable or the disk is full; names the file, not its directory.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")
     make_dir(path.parent)
     try:
         _writes["count"] += 1
@@ -71,7 +75,8 @@ def write_with(path: pathlib.Path, writer: Callable[[pathlib.Path], None]) -> No
         temporary.replace(path)
         _flush(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise errors.StoreError(
             errors.describe("write failed", f"file {path.name!r}", "a writable workdir with free space", error.strerror or type(error).__name__)
         ) from error
@@ -100,16 +105,55 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode("utf-8")
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Returns the parsed JSON of `path`; `StoreError` when it is missing or not JSON."""
+def read_with(path: pathlib.Path, reader: Callable[[pathlib.Path], T], expected: str, where: str = "") -> T:
+    """Returns `reader(path)`, with whatever a damaged file makes it raise as one sentence.
+
+    Args:
+        expected: what the file should be, as the message says it.
+        where: its place, as the message says it; default, that it is a workdir entry of its name.
+
+    Raises: StoreError: nothing there, a directory in its place, no permission, or content that the reader fails on.
+    """
+    place = where or f"workdir entry {path.name!r}"
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        return reader(path)
+    except (errors.RelinkError, MemoryError):
+        raise
     except FileNotFoundError as error:
-        raise errors.StoreError(
-            errors.describe("file missing", f"workdir entry {path.name!r}", "the output of an earlier stage", "nothing; run that stage first")
-        ) from error
-    except (ValueError, OSError) as error:
-        raise errors.StoreError(errors.describe("file unreadable", f"workdir entry {path.name!r}", "valid JSON", type(error).__name__)) from error
+        raise errors.StoreError(errors.describe("file missing", place, "the output of an earlier stage", "nothing; run that stage first")) from error
+    except Exception as error:  # every library has its own error for a damaged file
+        found = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        raise errors.StoreError(errors.describe("file unreadable", place, expected, found)) from error
+
+
+def read_bytes(path: pathlib.Path) -> bytes:
+    """Returns the bytes of `path`; `StoreError` as of `read_with`."""
+    return read_with(path, pathlib.Path.read_bytes, "a readable file")
+
+
+def read_text(path: pathlib.Path, where: str = "") -> str:
+    """Returns the UTF-8 text of `path`; `StoreError` as of `read_with`."""
+    return read_with(path, lambda file: file.read_text(encoding="utf-8"), "UTF-8 text", where)
+
+
+def read_json(path: pathlib.Path, where: str = "") -> Any:
+    """Returns the parsed JSON of `path`; `StoreError` when it is missing or not JSON."""
+    return read_with(pathlib.Path(path), lambda file: json.loads(file.read_text(encoding="utf-8")), "valid JSON", where)
+
+
+def read_object(path: pathlib.Path, fields: Mapping[str, type], where: str = "") -> dict[str, Any]:
+    """Returns the JSON object of `path`, which has at least the `fields` given by name with their JSON kind (dict, list, str, int, float, bool).
+
+    Raises: StoreError: see `read_json`; also another value than an object, or the first of the fields that is not there or of another kind.
+    """
+    place, found = where or f"workdir entry {path.name!r}", read_json(path, where)
+    if not isinstance(found, dict):
+        raise errors.StoreError(errors.describe("record damaged", place, "named fields", _JSON_KINDS[type(found)]))
+    for name, kind in fields.items():
+        if type(found.get(name)) is not kind:
+            held = _JSON_KINDS[type(found[name])] if name in found else "no such field"
+            raise errors.StoreError(errors.describe(f"field {name!r}", place, _JSON_KINDS[kind], held))
+    return found
 
 
 def _fill(path: pathlib.Path, content: bytes) -> None:

@@ -25,17 +25,17 @@ def write_table(path: pathlib.Path, columns: Mapping[str, Any], metadata: Mappin
 def read_table(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the columns of a table written by `write_table` as NumPy arrays (strings as object arrays).
 
-    Raises: StoreError: missing file, or bytes that do not match the digest beside it.
+    Raises: StoreError: missing or unreadable file, or bytes that do not match the digest beside it.
     """
     path = pathlib.Path(path)
     if not path.exists() or not _digest_path(path).exists():
         raise errors.StoreError(
             errors.describe("table missing", f"workdir entry {path.name!r}", "a Parquet file with its .sha256", "none; run the stage that writes it")
         )
-    expected, found = _digest_path(path).read_text().strip(), digests.file_digest(path)
+    expected, found = files.read_text(_digest_path(path)).strip(), digests.stored_digest(path)
     if expected != found:
         raise errors.StoreError(errors.describe("table corrupted", f"workdir entry {path.name!r}", f"SHA-256 {expected[:12]}", found[:12]))
-    table = pq.read_table(path)
+    table = files.read_with(path, pq.read_table, "a Parquet table")
     return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
 
 

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
+import os
 import pathlib
 import secrets
 from collections.abc import Iterator, Mapping
@@ -69,34 +70,60 @@ def opened(root: str | pathlib.Path, identity: Mapping[str, Any], settings: Mapp
     refused leaves the recorded settings as they were, and of a workdir it made itself nothing.
 
     Raises:
-        UsageError: no directory named, or a non-empty directory that is not a workdir.
+        UsageError: no directory named, one that cannot be, or a non-empty directory that is not a workdir.
         StoreError: a workdir of another run (names the identity fields that differ), a damaged one, or one in use.
     """
-    if not str(root):
-        raise errors.UsageError("workdir missing on the command line: expected --workdir=DIR, found nothing")
-    path = pathlib.Path(root).expanduser()
+    path = _named(root)
     if not (path / _RECORD).exists() and path.exists() and (not path.is_dir() or any(entry.name not in (".lock", "key") for entry in path.iterdir())):
         raise errors.UsageError(errors.describe("not a workdir", f"directory {path.name!r}", "an empty directory or one with run.json", "other files"))
     made = [parent for parent in (path, *path.parents) if not parent.exists()]
     files.make_dir(path)
     with _locked(path):
         fresh, recorded = not (path / _RECORD).exists(), path / _SETTINGS
-        before = recorded.read_bytes() if recorded.is_file() else None
+        before = files.read_bytes(recorded) if recorded.is_file() else None
         try:
             found = _claim(path, identity)
             if before is None or before != files.json_bytes(settings):
                 files.write_json(recorded, settings)
             yield found
         except Exception:
-            if fresh and all(entry.name in _OWN for entry in path.iterdir()):
-                for name in _OWN:
-                    (path / name).unlink(missing_ok=True)
+            if fresh and all(entry.name in _OWN or _hollow(entry) for entry in path.iterdir()):
                 with contextlib.suppress(OSError):  # somebody else put a file there meanwhile
+                    _empty(path)
                     for directory in made:
                         directory.rmdir()
             elif before is not None:
                 files.write_bytes(recorded, before)
             raise
+
+
+def _named(root: str | pathlib.Path) -> pathlib.Path:
+    """Returns the path that `root` names; `UsageError` when none can be there."""
+    if not isinstance(root, str | os.PathLike):
+        raise errors.UsageError(errors.describe("workdir", "argument 'workdir'", "the path of a directory", type(root).__name__))
+    if not str(root):
+        raise errors.UsageError("workdir missing on the command line: expected --workdir=DIR, found nothing")
+    try:
+        path = pathlib.Path(root).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
+        return path
+    except (OSError, ValueError, RuntimeError) as error:
+        found = error.strerror if isinstance(error, OSError) and error.strerror else "none"
+        raise errors.UsageError(errors.describe("workdir", "--workdir", "a path that a directory can have", found)) from error
+
+
+def _hollow(entry: pathlib.Path) -> bool:
+    """Whether `entry` is a directory without any file under it."""
+    return entry.is_dir() and not entry.is_symlink() and all(_hollow(inner) for inner in entry.iterdir())
+
+
+def _empty(path: pathlib.Path) -> None:
+    """Removes a workdir's own files and the hollow directories in it."""
+    for name in _OWN:
+        (path / name).unlink(missing_ok=True)
+    for directory in sorted((entry for entry in path.rglob("*") if entry.is_dir()), reverse=True):
+        directory.rmdir()
 
 
 def _claim(path: pathlib.Path, identity: Mapping[str, Any]) -> Workdir:
@@ -106,11 +133,8 @@ def _claim(path: pathlib.Path, identity: Mapping[str, Any]) -> Workdir:
         files.write_bytes(key, secrets.token_bytes(32))
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         files.write_json(record, {"run_id": secrets.token_hex(6), "created_utc": created, "relink_jax": relink_jax.__version__, "identity": dict(identity)})
-    found = files.read_json(record)
-    try:
-        before, run_id = dict(found["identity"]), str(found["run_id"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise errors.StoreError(errors.describe("run record damaged", f"workdir file {_RECORD!r}", "run_id and identity", type(error).__name__)) from error
+    found = files.read_object(record, {"run_id": str, "created_utc": str, "identity": dict})
+    before = found["identity"]
     if digests.value_digest(before) != digests.value_digest(dict(identity)):
         raise errors.StoreError(
             errors.describe(
@@ -119,7 +143,7 @@ def _claim(path: pathlib.Path, identity: Mapping[str, Any]) -> Workdir:
         )
     if not key.exists() or key.stat().st_size != 32:
         raise errors.StoreError(errors.describe("key damaged", "workdir file 'key'", "32 bytes", "something else"))
-    return Workdir(path, run_id, key.read_bytes())
+    return Workdir(path, found["run_id"], files.read_bytes(key))
 
 
 @contextlib.contextmanager

@@ -181,3 +181,19 @@ def test_brain_floats_and_generators_are_read():
     wanted = inputs.prepare(**{**given, **{name: np.asarray(array, np.float32) for name, array in half.items()}})
     np.testing.assert_array_equal(found.images, wanted.images)
     np.testing.assert_array_equal(found.image_study, wanted.image_study)
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e36, 1e-20])
+def test_magnitudes_that_float32_scores_cannot_hold_are_refused(scale):
+    given = arrays.cohort()
+    large = {name: given[name] * scale for name in ("images", "texts")}
+    with pytest.raises(errors.DataError, match=r"magnitudes in arguments 'images' and 'texts': expected .* or normalize=True, found \S+e[+-]\d+ and \S+$"):
+        relink_jax.audit(**{**given, **large}, normalize=False)
+    assert inputs.prepare(**{**given, **large}).images.shape == given["images"].shape
+
+
+@pytest.mark.parametrize("name", ["normalize", "keep_ids"])
+@pytest.mark.parametrize("value", ["no", 0, None, 1.0])
+def test_a_switch_is_true_or_false(name, value):
+    with pytest.raises(errors.UsageError, match=f"value in argument '{name}': expected True or False, found {type(value).__name__}"):
+        inputs.prepare(**arrays.cohort(), **{name: value})

@@ -179,8 +179,16 @@ def pairs_with(root, part, **replaced):
             lambda rows: [["1.0"] * 14 for _ in rows],
             "not a number in column 'labels' of 'metadata_1.parquet': expected numbers or blanks, found text",
         ),
-        ("labels", lambda rows: ["1"] * len(rows), "ragged lists in column 'labels' of 'metadata_1.parquet': expected lists of one length in every row"),
-        ("labels", lambda rows: [1.0] * len(rows), "ragged lists in column 'labels' of 'metadata_1.parquet': expected lists of one length in every row"),
+        (
+            "labels",
+            lambda rows: ["1"] * len(rows),
+            "ragged lists in column 'labels' of 'metadata_1.parquet': expected lists of one length in every row, found text",
+        ),
+        (
+            "labels",
+            lambda rows: [1.0] * len(rows),
+            "ragged lists in column 'labels' of 'metadata_1.parquet': expected lists of one length in every row, found a number",
+        ),
         ("patient_id", lambda rows: ["someone"] * len(rows), "patients of one study differ in metadata: expected equal ones in all rows of a study_id, found"),
         ("study_id", lambda rows: [None, *rows[1:]], "missing id in column 'study_id' of metadata: expected an id in every row, found 1 blanks"),
         (
@@ -220,9 +228,20 @@ def test_lists_of_decimals_are_numbers_and_other_columns_are_not(tmp_path):
     cents = [[decimal.Decimal(round(float(value) * 100)) / 100 for value in row] for row in data["texts"]]
     parquet.write_table(table.append_column("embedding", pa.array(cents, pa.list_(pa.decimal128(10, 2)))), tmp_path / "texts.parquet")
     np.testing.assert_array_equal(importer.load_embeddings(tmp_path)["texts"], np.round(data["texts"].astype(float) * 100) / 100)
-    for column in ([1.0] * 60, ["[1, 2]"] * 60, [[]] * 60, [None] * 60, [["1.0"]] * 60, [[1.0]] * 59 + [[1.0, 2.0]]):
+    for column, what, found in (
+        ([1.0] * 60, "ragged lists", "a number"),
+        (["[1, 2]"] * 60, "ragged lists", "text"),
+        ([[]] * 60, "ragged lists", "an empty list"),
+        ([None] * 60, "ragged lists", "a blank"),
+        ([[1.0]] * 59 + [None], "ragged lists", "a blank"),
+        ([[1.0]] * 59 + [[1.0, 2.0]], "ragged lists", "2 lengths"),
+        ([["1.0"]] * 60, "not a number", "text"),
+        ([[[1.0]]] * 60, "not a number", "a list"),
+    ):
         parquet.write_table(table.append_column("embedding", pa.array(column)), tmp_path / "texts.parquet")
-        assert refused(tmp_path).startswith(("ragged lists in column 'embedding' of 'texts.parquet'", "not a number in column 'embedding' of"))
+        message = refused(tmp_path)
+        assert message.startswith(f"{what} in column 'embedding' of 'texts.parquet': expected ")
+        assert message.endswith(f", found {found}")
 
 
 def test_tables_as_spreadsheets_write_them(tmp_path):

@@ -251,3 +251,15 @@ def test_the_seed_reaches_the_bootstrap():
     first, second = (relink_jax.audit(**arrays.cohort(), **SMALL, seed=seed) for seed in (0, 5))
     assert second.protocol["bootstrap"]["seed"] == 5
     assert first.metric("recall", k=1)["ci"]["se"] != second.metric("recall", k=1)["ci"]["se"]
+
+
+@pytest.mark.parametrize("path", ["", ".", "..", "/", "a\0b", "n" * 245, None, 3])
+def test_a_result_is_saved_only_under_the_name_of_a_file(tmp_path, monkeypatch, audited, path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.UsageError, match=r"path in AuditResult\.save: expected .*, found "):
+        audited.save(path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_result_with_a_long_name_is_saved(tmp_path, audited):
+    assert audited.save(tmp_path / ("n" * 240)).exists()

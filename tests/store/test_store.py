@@ -90,17 +90,24 @@ def test_tables_round_trip_and_detect_corruption(tmp_path):
         tables.read_table(tmp_path / "none.parquet")
 
 
+PROVENANCE = {"source_sha256": "a", "config_sha256": "b", "parameters": 8, "layout": "test", "ignored": [], "specialisation": -1}
+
+
 def test_checkpoints_round_trip_and_detect_a_changed_array(tmp_path):
     tree = {"image": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}, "text": {"b": np.ones(2, np.float32)}}
-    checkpoints.save(tmp_path / "m", tree, {"source": "test"})
+    checkpoints.save(tmp_path / "m", tree, PROVENANCE)
     found, provenance = checkpoints.restore(tmp_path / "m")
-    assert provenance["source"] == "test"
+    assert provenance["layout"] == "test"
+    assert checkpoints.provenance_of(tmp_path / "m") == provenance
     assert checkpoints.tree_digest(found) == checkpoints.tree_digest(tree)
     tree["text"]["b"] = np.full(2, 2, np.float32)
-    checkpoints.save(tmp_path / "other", tree, {})
-    (tmp_path / "other" / "provenance.json").write_text((tmp_path / "m" / "provenance.json").read_text())
-    with pytest.raises(errors.StoreError, match="checkpoint corrupted"):
-        checkpoints.restore(tmp_path / "other")
+    checkpoints.save(tmp_path / "other", tree, PROVENANCE)
+    recorded = files.read_json(tmp_path / "m" / "provenance.json")
+    for files_of in ("m", "other"):
+        described = files.read_json(tmp_path / files_of / "provenance.json")
+        files.write_json(tmp_path / "other" / "provenance.json", {**recorded, "tree_files": described["tree_files"]})
+        with pytest.raises(errors.StoreError, match="checkpoint corrupted"):
+            checkpoints.restore(tmp_path / "other")
 
 
 def test_flatten_and_unflatten_are_inverse():
@@ -171,7 +178,7 @@ def test_two_runs_do_not_share_a_workdir(tmp_path):
     enter(tmp_path / "w", {})
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"identity": 3}', "not json"])
+@pytest.mark.parametrize("content", ["{}", "[]", '{"identity": 3}', '{"run_id": "a", "identity": {}}', "not json"])
 def test_a_damaged_run_record_is_refused(tmp_path, content):
     enter(tmp_path / "w", {})
     (tmp_path / "w" / "run.json").write_text(content)
