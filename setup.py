@@ -51,6 +51,7 @@ setuptools.setup(
         "dicom": ["pydicom>=3", "pylibjpeg[all]>=2"],
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "scikit-learn>=1.5", "ruff>=0.9", "mypy>=1.13", "build>=1.2"],
+        "siglip": ["sentencepiece>=0.2"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "scikit-learn>=1.5", "sentencepiece>=0.2", "ruff>=0.9", "mypy>=1.13", "build>=1.2"],
     },
 )

@@ -21,21 +21,35 @@ find_python() {
     return 2
 }
 
+python_of_environment() {
+    if [ -x "$VENV/bin/python" ]; then echo "$VENV/bin/python"; else find_python; fi
+}
+
+constraints_for() {
+    echo "$ROOT/constraints/py$("$1" -c 'import sys; print(f"{sys.version_info[0]}{sys.version_info[1]}")').txt"
+}
+
+install_packages() {
+    if command -v uv >/dev/null 2>&1; then
+        uv pip install --quiet --python "$VENV/bin/python" "$@"
+    else
+        "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+    fi
+}
+
+make_venv() {
+    if [ -x "$VENV/bin/python" ]; then return 0; fi
+    if command -v uv >/dev/null 2>&1; then uv venv --quiet --python "$1" "$VENV"; else "$1" -m venv "$VENV"; fi
+}
+
 prepare_environment() {
-    local extras="$1" python minor constraints stamp target
-    if [ -x "$VENV/bin/python" ]; then python="$VENV/bin/python"; else python="$(find_python)"; fi
-    minor="$("$python" -c 'import sys; print(f"{sys.version_info[0]}{sys.version_info[1]}")')"
-    constraints="$ROOT/constraints/py$minor.txt"
+    local extras="$1" python constraints stamp
+    python="$(python_of_environment)"
+    constraints="$(constraints_for "$python")"
     stamp="$VENV/.relink-${extras:-base}-$(cat "$ROOT/setup.py" "$constraints" | cksum | cut -d' ' -f1)"
     if [ -f "$stamp" ] && [ -x "$VENV/bin/relink" ]; then return 0; fi
     echo "Installing relink_jax${extras:+ with the $extras extra} (once) ..." >&2
-    target="$ROOT${extras:+[$extras]}"
-    if command -v uv >/dev/null 2>&1; then
-        [ -x "$VENV/bin/python" ] || uv venv --quiet --python "$python" "$VENV"
-        uv pip install --quiet --python "$VENV/bin/python" --constraint "$constraints" --editable "$target"
-    else
-        [ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV"
-        "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" --editable "$target"
-    fi
+    make_venv "$python"
+    install_packages --constraint "$constraints" --editable "$ROOT${extras:+[$extras]}"
     touch "$stamp"
 }

@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_is_refused_before_orbax_reads_it(copy, capfd, name
     assert f"models/{MODEL}/tree" in refused(capfd, copy, "convert")
 
 
-@pytest.mark.parametrize("field", ["tree_sha256", "tree_files", "source_sha256", "config_sha256", "parameters", "layout", "ignored", "specialisation"])
+@pytest.mark.parametrize("field", ["tree_sha256", "tree_files", "source_sha256", "config_sha256", "parameters", "layout", "ignored", "model"])
 @pytest.mark.parametrize("lost", [True, False])
 def test_provenance_without_a_field(copy, capfd, field, lost):
     path = copy / "models" / MODEL / "provenance.json"

@@ -26,8 +26,9 @@ ALLOWED = {
 }
 ONLY_IN = {
     "flax": ("encoders/",),
-    "transformers": ("encoders/convert.py", "encoders/tokenize.py", "encoders/phantom_training.py"),
-    "torch": ("encoders/convert.py", "encoders/tokenize.py"),
+    "transformers": ("encoders/tokenize.py", "encoders/peers.py"),
+    "torch": ("encoders/formats.py", "encoders/peers.py"),
+    "sentencepiece": ("encoders/tokenize.py",),
     "dp_accounting": ("privacy/accounting.py",),
     "orbax": ("store/checkpoints.py",),
     "matplotlib": ("report/",),
@@ -86,7 +87,7 @@ def test_rules_hold():
         ("store/x.py", "from relink_jax.cohort import schema"),
         ("retrieval/x.py", "import flax.linen as nn"),
         ("privacy/x.py", "import dp_accounting"),
-        ("encoders/convert.py", "import torch"),
+        ("encoders/formats.py", "import torch"),
         ("cohort/x.py", "import jax"),
         ("report/x.py", "from jax._src import core"),
     ],

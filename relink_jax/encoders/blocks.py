@@ -1,6 +1,6 @@
-"""The pre-LN transformer stack that image and text towers share.
+"""What the transformer towers share: activations, layers at full precision, attention and the pre-LN stack.
 
-`x + attention(norm1(x))`, then `x + mlp(norm2(x))`, biases on every linear map, as in CLIP (Radford et al. 2021,
+Pre-LN is `x + attention(norm1(x))`, then `x + mlp(norm2(x))`, biases on every linear map, as in CLIP (Radford et al. 2021,
 arXiv 2103.00020; OpenAI's clip/model.py). Activation and LayerNorm epsilon have no defaults: both are invisible in a
 checkpoint's keys and wrong ones move embeddings without an error.
 
@@ -27,11 +27,23 @@ def quick_gelu(x: jax.Array) -> jax.Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-def _gelu(x: jax.Array) -> jax.Array:
+def gelu(x: jax.Array) -> jax.Array:
+    """Returns x times the normal distribution function of x, through erf."""
     return jax.nn.gelu(x, approximate=False)
 
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"quick_gelu": quick_gelu, "gelu": _gelu}
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """Returns the tanh approximation of `gelu`, which SigLIP is trained with."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "gelu_new": gelu_tanh,
+}
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
@@ -40,7 +52,7 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     Raises: DataError: an activation no tower here implements.
     """
     if name not in ACTIVATIONS:
-        raise errors.DataError(errors.describe("activation", "config.json", " or ".join(ACTIVATIONS), repr(name)))
+        raise errors.DataError(errors.describe("activation", "config.json", f"one of {', '.join(ACTIVATIONS)}", repr(name)))
     return ACTIVATIONS[name]
 
 
@@ -54,27 +66,43 @@ def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
 
 
+def mlp(stack: specs.StackSpec, x: jax.Array) -> jax.Array:
+    """Returns fc2(act(fc1(x))) of tokens [N, W]; to be called inside a compact module."""
+    return dense(stack.width, "fc2")(activation(stack.act)(dense(stack.mlp_width, "fc1")(x)))
+
+
+def attend(query: jax.Array, key: jax.Array, value: jax.Array, batch: int, heads: int, mask: jax.Array | None = None) -> jax.Array:
+    """Returns what queries [B * L, W] gather from keys and values [B * M, W] with `heads` heads: [B * L, W].
+
+    `mask` is True where attention is allowed: [L, M], or [B, 1, M] or [B, L, M] to differ between samples.
+    """
+    depth = query.shape[-1] // heads
+    query, key, value = (_split(part, batch, heads) for part in (query * depth**-0.5, key, value))
+    scores = jnp.einsum("nld,nmd->nlm", query, key, precision=PRECISION)
+    if mask is not None:
+        scores = jnp.where(jnp.repeat(mask, heads, axis=0) if mask.ndim == 3 else mask, scores, jnp.finfo(scores.dtype).min)
+    mixed = jnp.einsum("nlm,nmd->nld", jax.nn.softmax(scores, axis=-1), value, precision=PRECISION)
+    return mixed.reshape(batch, heads, -1, depth).transpose(0, 2, 1, 3).reshape(-1, heads * depth)
+
+
+def _split(x: jax.Array, batch: int, heads: int) -> jax.Array:
+    """Returns [B * heads, L, W / heads] of [B * L, W]."""
+    depth = x.shape[-1] // heads
+    return x.reshape(batch, -1, heads, depth).transpose(0, 2, 1, 3).reshape(batch * heads, -1, depth)
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention with separate q, k and v projections."""
+    """Multi-head attention with separate q, k and v projections."""
 
     heads: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, batch: int, mask: jax.Array | None) -> jax.Array:
-        """Returns the attended tokens [B * L, W]; `mask` [L, L] is True where attention is allowed."""
+    def __call__(self, x: jax.Array, batch: int, mask: jax.Array | None = None, queries: jax.Array | None = None) -> jax.Array:
+        """Returns what `queries` [B * L, W], the tokens themselves unless given, gather from tokens `x` [B * M, W]; `mask` as in `attend`."""
         width = x.shape[-1]
-        depth = width // self.heads
-        query, key, value = (self._split(dense(width, f"{part}_proj")(x), batch) for part in "qkv")
-        scores = jnp.einsum("nld,nmd->nlm", query * depth**-0.5, key, precision=PRECISION)
-        if mask is not None:
-            scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-        mixed = jnp.einsum("nlm,nmd->nld", jax.nn.softmax(scores, axis=-1), value, precision=PRECISION)
-        mixed = mixed.reshape(batch, self.heads, -1, depth).transpose(0, 2, 1, 3).reshape(x.shape)
-        return dense(width, "out_proj")(mixed)
-
-    def _split(self, x: jax.Array, batch: int) -> jax.Array:
-        """Returns [B * heads, L, W / heads] of [B * L, W]."""
-        return x.reshape(batch, -1, self.heads, x.shape[-1] // self.heads).transpose(0, 2, 1, 3).reshape(batch * self.heads, -1, x.shape[-1] // self.heads)
+        query = dense(width, "q_proj")(x if queries is None else queries)
+        key, value = (dense(width, f"{part}_proj")(x) for part in "kv")
+        return dense(width, "out_proj")(attend(query, key, value, batch, self.heads, mask))
 
 
 class Block(nn.Module):
@@ -87,8 +115,7 @@ class Block(nn.Module):
         """Returns the tokens [B * L, W] after attention and MLP."""
         stack = self.stack
         x = x + Attention(stack.heads, name="self_attn")(layer_norm(stack.epsilon, "layer_norm1")(x), batch, mask)
-        hidden = activation(stack.act)(dense(stack.mlp_width, "fc1")(layer_norm(stack.epsilon, "layer_norm2")(x)))
-        return x + dense(stack.width, "fc2")(hidden)
+        return x + mlp(stack, layer_norm(stack.epsilon, "layer_norm2")(x))
 
 
 class Stack(nn.Module):

@@ -1,126 +1,154 @@
-"""Strict conversion of a published checkpoint into Flax parameters and heads, and back.
+"""Strict conversion of published checkpoints into Flax parameters and heads, and back.
 
-Every tensor of the file is consumed by exactly one rule or ignored with a stated reason, every parameter of the towers is
-filled exactly once, and every shape is compared with `jax.eval_shape` of the towers; nothing is skipped silently.
-Preprocessing and tokenizer must load and fit the towers, so that a model that converts also embeds. The weight file's
-SHA-256 is taken before it is opened and compared when the spec names one. Half-precision tensors are upcast to float32.
-Reading weights needs neither torch nor transformers.
+Every tensor of the files is consumed by exactly one rule or ignored with a stated reason, every parameter of the towers and heads is
+filled exactly once, and every shape is compared with `jax.eval_shape` of the towers; nothing is skipped silently. A model may lie in
+several files (BioViL): each is recognised by its own keys, and together they must fill the tree exactly. Preprocessing and tokenizer
+must load and fit the towers, so that a model that converts also embeds. A file's SHA-256 is taken before it is opened and compared when
+the spec names one. Tensors are read one at a time; half-precision ones are upcast to float32.
 
-Design note: heads are not part of the towers. They leave here as plain arrays, so that mitigation can replace them
-without touching an encoder.
+Design note: heads are not part of the towers. They leave here as plain arrays, so that mitigation can replace them without touching an
+encoder. Ignored tensors leave as they are stored, so that an export can put them back.
 """
 
+import contextlib
 import dataclasses
-import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from relink_jax import errors
-from relink_jax.encoders import preprocess, rules, specs, text, tokenize, vit
+from relink_jax import __version__, errors
+from relink_jax.encoders import formats, layouts, preprocess, rules, sources, specs, text, tokenize, towers
 from relink_jax.store import checkpoints, digests, files
 
 WEIGHTS = "model.safetensors"
-_DTYPES = ("F16", "F32")
+_DTYPES = ("F16", "BF16", "F32")
+_TOWERS = ("image", "text")
+_SCALARS = ("logit_scale", "logit_bias")
 
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """Parameters of both towers, heads `{side: {'kernel': [F, D]}}`, the log of the logit multiplier, and where they came from."""
+    """Parameters of both towers, heads by side, logit scale (its logarithm) and bias, provenance, and each file's ignored tensors.
+
+    A logit scale that is not published is 0; `provenance['supplied']` says so. It ranks nothing differently.
+    """
 
     params: dict[str, Any]
-    heads: dict[str, dict[str, np.ndarray]]
+    heads: dict[str, dict[str, Any]]
     logit_scale: float
     provenance: dict[str, Any]
+    logit_bias: float | None = None
+    left_out: tuple[dict[str, np.ndarray], ...] = ()
 
 
-def image_tower(spec: specs.VLMSpec) -> vit.ImageTower:
-    """Returns the Flax image tower of a spec."""
-    return vit.ImageTower(spec.image)
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """One weight file: where it goes and what is in it; `keys` maps the table's spelling of a key to the file's."""
+
+    path: pathlib.Path
+    digest: str
+    contents: formats.Contents
+    layout: rules.Layout
+    keys: dict[str, str]
+    places: dict[str, tuple[rules.Rule, tuple[str, ...]]]
+    ignored: list[str]
+
+    @property
+    def where(self) -> str:
+        return f"checkpoint of layout {self.layout.name}"
+
+    def tensor(self, key: str) -> formats.Tensor:
+        return self.contents.tensors[self.keys[key]]
+
+    def provenance(self) -> dict[str, Any]:
+        """What is recorded of the file."""
+        return {
+            "name": self.path.name,
+            "sha256": self.digest,
+            "format": self.contents.format,
+            "layout": self.layout.name,
+            "rules_sha256": self.layout.digest(),
+            "dtypes": sorted({self.tensor(key).dtype for key in self.places}),
+            "ignored": self.ignored,
+            "left_out": list(self.contents.left_out),
+            "unbuilt": list(self.contents.unbuilt),
+        }
 
 
-def text_tower(spec: specs.VLMSpec) -> text.TextTower:
-    """Returns the Flax text tower of a spec."""
-    return text.TextTower(spec.text)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def image_features(spec: specs.VLMSpec, params: Any, pixels: jax.Array) -> jax.Array:
-    """Returns features before the head [B, F] of normalised pixels [B, H, W, C] under the image tower's parameters."""
-    features: jax.Array = image_tower(spec).apply({"params": params}, pixels)  # type: ignore[assignment]
-    return features
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def text_features(spec: specs.VLMSpec, params: Any, ids: jax.Array) -> jax.Array:
-    """Returns features before the head [B, F] of token ids [B, L] under the text tower's parameters."""
-    features: jax.Array = text_tower(spec).apply({"params": params}, ids)  # type: ignore[assignment]
-    return features
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def init(spec: specs.VLMSpec, key: jax.Array) -> dict[str, Any]:
-    """Returns freshly initialised `{'image', 'text', 'heads', 'logit_scale'}` of a spec (logit scale 1/0.07, as CLIP)."""
-    keys = jax.random.split(key, 4)
-    pixels = jnp.zeros((1, spec.image.image_size, spec.image.image_size, spec.image.channels), jnp.float32)
-    ids = jnp.zeros((1, spec.text.positions), jnp.int32)
-    widths = {"image": spec.image.stack.width, "text": spec.text.stack.width}
-    heads = {side: {"kernel": jax.random.normal(sub, (width, spec.dim)) * width**-0.5} for (side, width), sub in zip(widths.items(), keys[2:], strict=True)}
-    image, report = image_tower(spec).init(keys[0], pixels)["params"], text_tower(spec).init(keys[1], ids)["params"]
-    return {"image": image, "text": report, "heads": heads, "logit_scale": jnp.log(jnp.float32(1 / 0.07))}
-
-
-def convert(spec: specs.VLMSpec) -> Converted:
+def convert(spec: specs.VLMSpec, weights: Sequence[pathlib.Path] = (), *, trust_pickle: bool = False) -> Converted:
     """Converts the checkpoint in the spec's directory.
+
+    Args:
+        weights: the weight files; without them, those of the directory.
+        trust_pickle: lets torch run files that cannot be read as data (TorchScript, pickled objects).
 
     Raises:
         DataError: missing or truncated file, wrong SHA-256, unknown layout, unexpected or missing keys, wrong shape or dtype,
-            non-finite weights, or preprocessing or a tokenizer that is missing or fits other towers.
+            non-finite weights, a pickle that asks for more than data, or preprocessing or a tokenizer that is missing or fits other towers.
     """
-    path = spec.directory / WEIGHTS
-    if not path.is_file():
-        raise errors.DataError(errors.describe("weights missing", f"model directory {spec.name!r}", f"a file {WEIGHTS}", "none"))
-    digest = _digest(path)
-    if spec.sha256 is not None and digest != spec.sha256:
-        raise errors.DataError(errors.describe("weights changed", f"{spec.name}/{WEIGHTS}", f"SHA-256 {spec.sha256[:12]}", digest[:12]))
-    config = specs.read_json(spec.directory)
+    paths = list(weights) or sources.weights(spec.directory)
+    taken = {path: _digest(path) for path in paths}
+    if spec.sha256 is not None and spec.sha256 not in taken.values():
+        raise errors.DataError(errors.describe("weights changed", f"{spec.name}/{paths[0].name}", f"SHA-256 {spec.sha256[:12]}", taken[paths[0]][:12]))
+    config = specs.read_json(spec.directory) if (spec.directory / specs.CONFIG).is_file() else {}
     check_inputs(spec)
-    tensors, dtypes = _read(path)
-    dialect = rules.detect(str(config.get("model_type")), dtypes)
-    assigned, ignored = dialect.assign(dtypes)
-    tree = checkpoints.unflatten(_filled(spec, dialect, assigned, tensors, dtypes))
+    with contextlib.ExitStack() as stack:
+        opened = _opened(taken, config.get("model_type"), bool(weights), trust_pickle, stack)
+        filled = _filled(spec, opened)
+        left_out = tuple({key: one.tensor(key).load().copy() for key in one.ignored} for one in opened)
+        described = [one.provenance() for one in opened]
+    supplied = {} if "logit_scale" in filled else {"logit_scale": 0.0}
+    tree = checkpoints.unflatten({**filled, **{name: np.asarray(value, np.float32) for name, value in supplied.items()}})
     provenance = {
-        "spec": spec.name,
-        "layout": dialect.name,
-        "source_sha256": digest,
+        "model": specs.to_json(spec),
+        "converter": f"relink_jax {__version__}",
+        "layout": "+".join(one["layout"] for one in described),
+        "source_sha256": _joint([one["sha256"] for one in described]),
         "config_sha256": digests.value_digest(config),
-        "rules_sha256": dialect.digest(),
-        "source_dtypes": sorted({dtypes[key] for key, _ in assigned.values()}),
-        "ignored": ignored,
-        "parameters": int(sum(array.size for array in checkpoints.flatten(tree).values())),
+        "rules_sha256": _joint([one["rules_sha256"] for one in described]),
+        "source_dtypes": sorted({dtype for one in described for dtype in one["dtypes"]}),
+        "ignored": [key for one in described for key in one["ignored"]],
+        "files": described,
+        "not_read": sorted(path.name for path in taken if path.name not in [one["name"] for one in described]),
+        "supplied": supplied,
+        "parameters": int(sum(array.size for array in filled.values())),
     }
-    return Converted({side: tree[side] for side in ("image", "text")}, tree["heads"], float(tree["logit_scale"]), provenance)
+    heads = {side: tree.get("heads", {}).get(side, {}) for side in _TOWERS}
+    bias = float(tree["logit_bias"]) if "logit_bias" in tree else None
+    return Converted({side: tree[side] for side in _TOWERS}, heads, float(tree["logit_scale"]), provenance, bias, left_out)
 
 
-def export_state(params: Mapping[str, Any], heads: Mapping[str, Any], logit_scale: float, dialect: rules.Dialect = rules.HF_CLIP) -> dict[str, np.ndarray]:
-    """Returns the published state dict {key: array} of towers and heads: the inverse of `convert`, float32."""
+def export_states(tree: Mapping[str, Any], into: Sequence[rules.Layout]) -> list[dict[str, np.ndarray]]:
+    """Returns the published state dict {key: float32 array} of each layout's file: the inverse of `convert`.
+
+    Args:
+        tree: `{'image', 'text', 'heads', 'logit_scale'[, 'logit_bias']}`; a scalar that no layout has a place for is left out.
+
+    Raises: DataError: a parameter without exactly one place, or a place that lacks a part.
+    """
+    parts: list[dict[str, tuple[rules.Rule, dict[str, np.ndarray]]]] = [{} for _ in into]
+    for path, array in checkpoints.flatten(dict(tree)).items():
+        owners = [index for index, layout in enumerate(into) if layout.fills(path)]
+        if not owners and path in _SCALARS:
+            continue
+        key, rule = into[owners[0] if len(owners) == 1 else 0].source_key(path)
+        parts[owners[0]].setdefault(key, (rule, {}))[1][path] = np.asarray(array, np.float32)
+    return [{key: _exported(key, rule, found) for key, (rule, found) in one.items()} for one in parts]
+
+
+def export_state(params: Mapping[str, Any], heads: Mapping[str, Any], logit_scale: float, layout: rules.Layout = layouts.HF_CLIP) -> dict[str, np.ndarray]:
+    """Returns the published state dict of a model whose layout is one file, see `export_states`."""
     tree = {"image": params["image"], "text": params["text"], "heads": heads, "logit_scale": np.float32(logit_scale)}
-    state = {}
-    for path, array in checkpoints.flatten(tree).items():
-        key, rule = dialect.source_key(path)
-        state[key] = np.array(rule.operation.backward(np.asarray(array, np.float32)), order="C")
-    return state
+    return export_states(tree, [layout])[0]
 
 
 def write_checkpoint(path: pathlib.Path, state: Mapping[str, np.ndarray], dtype: Any = np.float16) -> str:
-    """Writes a state dict as safetensors in `dtype` and returns the file's SHA-256."""
-    plain = {key: np.asarray(array, dtype) for key, array in sorted(state.items())}
+    """Writes a state dict as safetensors, its floating-point tensors in `dtype`, and returns the file's SHA-256."""
+    plain = {key: array if array.dtype.kind in "iub" else np.asarray(array, dtype) for key, array in sorted(state.items())}
     files.write_with(path, lambda temporary: safetensors_numpy.save_file(plain, str(temporary), metadata={"format": "pt"}))
     return digests.file_digest(path)
 
@@ -131,22 +159,26 @@ def check_inputs(spec: specs.VLMSpec) -> None:
     Raises: DataError: a file is missing or unreadable, pictures of another size, token ids beyond the vocabulary, or texts that
         end in another token than the one whose position the tower reads.
     """
-    recipe, side = preprocess.read_spec(spec.directory), spec.image.image_size
-    size = recipe.crop or recipe.squash or (side, side)
-    if size != (side, side):
-        raise errors.DataError(errors.describe("preprocessed size", preprocess.FILE, f"{side} x {side} pixels as in config.json", f"{size[0]} x {size[1]}"))
-    tokenizer = tokenize.Tokenizer(spec.directory, spec.text.positions)
+    side, size = spec.image.image_size, preprocess.recipe_for(spec).size
+    if size not in (None, (side, side)):
+        where = preprocess.FILE if spec.recipe in ("", preprocess.OWN) else f"preprocessing {spec.recipe!r}"
+        raise errors.DataError(errors.describe("preprocessed size", where, f"{side} x {side} pixels, which the tower takes", f"{size[0]} x {size[1]}"))
+    tokenizer = tokenize.tokenizer_for(spec)
     where = f"tokenizer of {spec.name!r}"
     if tokenizer.highest_id >= spec.text.vocab_size:
         raise errors.DataError(errors.describe("token id", where, f"below the vocabulary size {spec.text.vocab_size}", str(tokenizer.highest_id)))
-    end = tokenizer.highest_id if spec.text.eos_token_id == text.LEGACY_EOS else spec.text.eos_token_id
-    if tokenizer.end_id != end:
-        raise errors.DataError(errors.describe("end-of-text token", where, f"id {end}, from eos_token_id in config.json", f"id {tokenizer.end_id}"))
+    if isinstance(spec.text, specs.BertSpec):
+        if tokenizer.pad_id != spec.text.pad_id:
+            raise errors.DataError(errors.describe("padding token", where, f"id {spec.text.pad_id}, which the tower masks", f"id {tokenizer.pad_id}"))
+    elif tokenizer.end_id is not None:
+        end = tokenizer.highest_id if spec.text.eos_token_id == text.LEGACY_EOS else spec.text.eos_token_id
+        if tokenizer.end_id != end:
+            raise errors.DataError(errors.describe("end-of-text token", where, f"id {end}, from eos_token_id in config.json", f"id {tokenizer.end_id}"))
 
 
 def target_shapes(spec: specs.VLMSpec) -> dict[str, tuple[int, ...]]:
     """Returns {target path: shape} of every parameter and head of a spec, without allocating any."""
-    tree = jax.eval_shape(lambda key: init(spec, key), jax.random.key(0))
+    tree = jax.eval_shape(lambda key: towers.init(spec, key), jax.random.key(0))
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {"/".join(str(entry.key) for entry in path): tuple(leaf.shape) for path, leaf in leaves}
 
@@ -158,39 +190,75 @@ def _digest(path: pathlib.Path) -> str:
         raise errors.DataError(errors.describe("weights unreadable", f"file {path.name!r}", "a readable file", type(error).__name__)) from error
 
 
-def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns (float tensors as float32, dtype name of every key); integer tensors are named but not loaded."""
-    try:
-        with safetensors.safe_open(path, framework="numpy") as opened:
-            dtypes = {key: opened.get_slice(key).get_dtype() for key in opened.keys()}  # noqa: SIM118 - not a dict
-            return {key: opened.get_tensor(key).astype(np.float32) for key, dtype in dtypes.items() if dtype in _DTYPES}, dtypes
-    except (safetensors.SafetensorError, OSError) as error:
-        raise errors.DataError(errors.describe("weights unreadable", f"file {path.name!r}", "a whole safetensors file", type(error).__name__)) from error
+def _joint(found: Sequence[str]) -> str:
+    """Returns one digest for those of several files, and a single file's own."""
+    return found[0] if len(found) == 1 else digests.value_digest(list(found))
 
 
-def _filled(
-    spec: specs.VLMSpec, dialect: rules.Dialect, assigned: Mapping[str, tuple[str, rules.Rule]], tensors: Mapping[str, np.ndarray], dtypes: Mapping[str, str]
-) -> dict[str, np.ndarray]:
-    """Returns {target path: array} after the second half of the two-way check: every target filled, shapes equal."""
-    shapes = target_shapes(spec)
-    unexpected = [assigned[path][0] for path in assigned.keys() - shapes.keys()]
-    missing = [dialect.source_key(path)[0] for path in shapes.keys() - assigned.keys()]
+def _opened(taken: Mapping[pathlib.Path, str], model_type: str | None, named: bool, trust_pickle: bool, stack: contextlib.ExitStack) -> list[_Opened]:
+    """Returns the files that are a model's weights, which fill each tower once; one that is none is passed over if the others suffice."""
+    found: list[_Opened] = []
+    refused: list[errors.DataError] = []
+    for path, digest in taken.items():
+        try:
+            contents = stack.enter_context(formats.opened(path, trust_pickle))
+            keys = rules.canonical(contents.tensors)
+            layout = layouts.detect(model_type, keys, f"file {path.name!r}" if len(taken) > 1 else "checkpoint")
+        except errors.DataError as error:
+            refused.append(error)
+        else:
+            found.append(_Opened(path, digest, contents, layout, keys, *layout.assign(keys)))
+    if refused and named:
+        raise refused[0]
+    for side in _TOWERS:
+        filling = [one.path.name for one in found if any(rule.target.startswith(f"{side}/") for rule in one.layout.rules)]
+        if not filling and refused:
+            raise refused[0]
+        if len(filling) != 1:
+            have = " and ".join(filling) if filling else f"none among {', '.join(path.name for path in taken)}"
+            raise errors.DataError(errors.describe(f"weights of the {side} tower", "checkpoint", "one file (--source=FILE names one)", have))
+    return found
+
+
+def _filled(spec: specs.VLMSpec, opened: Sequence[_Opened]) -> dict[str, np.ndarray]:
+    """Returns {target path: float32 array} after the second half of the two-way check: every target filled, shapes equal."""
+    shapes = {path: shape for path, shape in target_shapes(spec).items() if path not in _SCALARS}
+    shapes |= {name: () for name in _SCALARS if any(one.layout.fills(name) for one in opened)}
+    filling = [path for one in opened for _, paths in one.places.values() for path in paths]
+    unexpected = {key for one in opened for key, (_, paths) in one.places.items() if not shapes.keys() >= set(paths)}
+    missing = {next((one.layout.source_key(path)[0] for one in opened if one.layout.fills(path)), path) for path in shapes.keys() - set(filling)}
+    where = " and ".join(one.where for one in opened)
     if unexpected or missing:
         found = "; ".join(f"{what} {rules.listed(keys)}" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys)
-        raise errors.DataError(
-            errors.describe("keys differ from config.json", f"checkpoint of layout {dialect.name}", f"{len(shapes)} tensors of the towers and heads", found)
-        )
-    filled = {}
-    for path, (key, rule) in assigned.items():
-        if key not in tensors:
-            raise errors.DataError(errors.describe("tensor dtype", f"checkpoint key {key!r}", " or ".join(_DTYPES), dtypes[key]))
-        array = np.array(rule.convert(key, tensors[key]), order="C")
-        if array.shape != shapes[path]:
-            wanted = rule.operation.backward(np.empty(shapes[path], bool)).shape
-            raise errors.DataError(errors.describe("tensor shape", f"checkpoint key {key!r}", str(list(wanted)), str(list(tensors[key].shape))))
-        if not np.isfinite(array).all():
-            raise errors.DataError(
-                errors.describe("weights not finite", f"checkpoint key {key!r}", "finite numbers", f"{int((~np.isfinite(array)).sum())} that are not")
-            )
-        filled[path] = array
+        raise errors.DataError(errors.describe("keys differ from the model's geometry", where, f"{len(shapes)} arrays of the towers and heads", found))
+    filled: dict[str, np.ndarray] = {}
+    for one in opened:
+        for key, (rule, paths) in one.places.items():
+            filled |= _arrays(one.tensor(key), key, rule, {path: shapes[path] for path in paths})
+    if len(filled) != len(filling):
+        raise errors.DataError(errors.describe("doubled parameter", where, "one tensor for each", f"{len(filling) - len(filled)} that two files give"))
     return filled
+
+
+def _arrays(tensor: formats.Tensor, key: str, rule: rules.Rule, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Returns what one tensor fills, after checking number format, shape and values."""
+    where = f"checkpoint key {key!r}"
+    if tensor.dtype not in _DTYPES:
+        raise errors.DataError(errors.describe("tensor dtype", where, "F16, BF16 or F32", tensor.dtype))
+    filled = {}
+    for (path, shape), part in zip(shapes.items(), rule.convert(key, tensor.load()), strict=True):
+        if part.shape != shape:
+            raise errors.DataError(errors.describe("tensor shape", where, str(list(rule.source_shape(shape))), str(list(tensor.shape))))
+        filled[path] = np.array(part, np.float32, order="C")
+        if not np.isfinite(filled[path]).all():
+            bad = int((~np.isfinite(filled[path])).sum())
+            raise errors.DataError(errors.describe("weights not finite", where, "finite numbers", f"{bad} that are not"))
+    return filled
+
+
+def _exported(key: str, rule: rules.Rule, found: Mapping[str, np.ndarray]) -> np.ndarray:
+    paths = rule.to_targets(key) or ()
+    lacking = [path for path in paths if path not in found]
+    if lacking:
+        raise errors.DataError(errors.describe("parameter missing", f"checkpoint key {key!r}", "all its parts", f"none for {rules.listed(lacking)}"))
+    return np.array(rule.export([found[path] for path in paths]), order="C")

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from relink_jax.cohort.phantom import captions, people
-from relink_jax.encoders import convert, phantom_training, preprocess, specs, tokenize
+from relink_jax.encoders import convert, phantom_training, preprocess, specs, tokenize, towers, zoo
 from relink_jax.store import files
 
 SIDE = 64
@@ -80,12 +80,11 @@ def make(
     tokenizer = tokenize.Tokenizer(first, _POSITIONS)
     for rung in RUNGS:
         _write_files(out / rung.name, first, tokenizer.vocab_size)
-    image, text, dim = specs.read_clip(specs.read_json(first))
-    spec = specs.VLMSpec("phantom", first, image, text, dim, 0, "", "", "", None)
+    spec = zoo.from_directory(first)
     rows = np.random.default_rng(seed).permutation(np.unique(validation.study, return_index=True)[1])[:_VALIDATION]
     checked = _pairs(tokenizer, validation.images[rows], [validation.reports[row] for row in rows])
     card = {"seed": seed, "images": len(training.images), "studies": len(np.unique(training.study)), "validation_studies": len(rows)}
-    params, log = convert.init(spec, jax.random.key(seed)), {}
+    params, log = towers.init(spec, jax.random.key(seed)), {}
     for rung in RUNGS:
         recorder = Recorder(out / rung.name, spec, checked, card, say)
         if not rung.share:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from relink_jax.encoders import blocks, convert, specs
+from relink_jax.encoders import blocks, specs, towers
 
 _EXPOSURE = (0.08, 0.05, 0.02)
 _WARM_UP = 0.03
@@ -77,8 +77,8 @@ def embed(spec: specs.VLMSpec, params: dict[str, Any], pixels: jax.Array, ids: j
     causal attention makes the rest of a text after its end-of-text token irrelevant, so this saves time and changes nothing.
     """
     parts = jnp.split(ids, len(cuts)) if cuts else [ids]
-    image = convert.image_features(spec, params["image"], pixels)
-    text = jnp.concatenate([convert.text_features(spec, params["text"], part[:, :cut]) for part, cut in zip(parts, cuts or (ids.shape[1],), strict=True)])
+    image = towers.image_features(spec, params["image"], pixels)
+    text = jnp.concatenate([towers.text_features(spec, params["text"], part[:, :cut]) for part, cut in zip(parts, cuts or (ids.shape[1],), strict=True)])
     return _unit(image, params["heads"]["image"]["kernel"]), _unit(text, params["heads"]["text"]["kernel"])
 
 
@@ -104,7 +104,7 @@ def train(
 ) -> None:
     """Trains from `params` until `budget` is used; calls `report(step, mean loss, params)` every `every` steps and at the end.
 
-    Args: params: `{'image', 'text', 'heads', 'logit_scale'}` as `convert.init` makes them.
+    Args: params: `{'image', 'text', 'heads', 'logit_scale'}` as `towers.init` makes them.
     """
     length = (pairs.ids != spec.text.vocab_size - 1).sum(axis=1) + 1
     cuts = length_cuts(length[pairs.text])

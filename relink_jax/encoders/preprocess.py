@@ -1,9 +1,9 @@
-"""From a grey image to a tower's pixels, exactly as the checkpoint's `preprocessor_config.json` says.
+"""From a grey image to a tower's pixels: a named recipe, or exactly what the checkpoint's `preprocessor_config.json` says.
 
 Shorter side resized with PIL's own filter, centre crop, 1/255, mean and standard deviation: the steps, their order and
-their dtypes are those of transformers' PIL CLIPImageProcessor, to the last bit. An input in [0, 1] becomes 8-bit grey
-first (x * 255, rounded half to even), because that is what the reference resizes; a 16-bit source therefore has to be
-windowed to [0, 1] by the reader before it comes here. Resampling decides more than any weight error: bicubic without
+their dtypes are those of transformers' PIL CLIPImageProcessor and SiglipImageProcessor, to the last bit. An input in [0, 1]
+becomes 8-bit grey first (x * 255, rounded half to even), because that is what the reference resizes; a 16-bit source therefore
+has to be windowed to [0, 1] by the reader before it comes here. Resampling decides more than any weight error: bicubic without
 antialiasing moves a chest radiograph by 9 grey levels on average, a squash instead of a crop by 32.
 """
 
@@ -16,9 +16,13 @@ import numpy as np
 from PIL import Image
 
 from relink_jax import errors
-from relink_jax.encoders import specs
+from relink_jax.encoders import recipes, specs
+from relink_jax.encoders.recipes import RECIPES, to_uint8
+
+__all__ = ["FILE", "OWN", "RECIPES", "PreprocessSpec", "normalised", "pixels", "read_spec", "recipe_for", "resized", "to_uint8"]
 
 FILE = "preprocessor_config.json"
+OWN = "hf"
 _LARGEST = 2**14
 
 
@@ -34,6 +38,18 @@ class PreprocessSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def recipe(self) -> recipes.Recipe:
+        """The same as steps; transformers cuts the centre with the half margin rounded down."""
+        steps = [recipes.Step("grey")]
+        if self.squash:
+            steps.append(recipes.Step("squash", (*self.squash, self.resample)))
+        elif self.short_side:
+            steps.append(recipes.Step("short_side", (self.short_side, self.resample)))
+        if self.crop:
+            steps.append(recipes.Step("crop", (*self.crop, "down")))
+        return recipes.Recipe(tuple(steps), self.mean, self.std, self.rescale)
+
 
 def read_spec(directory: pathlib.Path) -> PreprocessSpec:
     """Returns the preprocessing of a checkpoint directory.
@@ -48,7 +64,8 @@ def read_spec(directory: pathlib.Path) -> PreprocessSpec:
         squash = _sides(size)
         if not (short_side or squash):
             raise errors.DataError(errors.describe("image size missing", f"{FILE} field 'size'", "shortest_edge, or height and width, in pixels", repr(size)))
-    given = config.get("crop_size") if config.get("do_center_crop", True) else None
+    squashes = str(config.get("image_processor_type", "")).startswith("Siglip")
+    given = config.get("crop_size") if config.get("do_center_crop", not squashes) else None
     if given is not None:
         crop = (given, given) if _side(given) else _sides(given)
         if not crop:
@@ -71,40 +88,35 @@ def read_spec(directory: pathlib.Path) -> PreprocessSpec:
     )
 
 
+def recipe_for(spec: specs.VLMSpec) -> recipes.Recipe:
+    """Returns the preprocessing of a model: the recipe that its spec names, or else its checkpoint's own.
+
+    Raises: UsageError: no recipe has that name. DataError: as in `read_spec`.
+    """
+    if not spec.recipe or spec.recipe == OWN:
+        return read_spec(spec.directory).recipe
+    if spec.recipe not in RECIPES:
+        expected = f"one of {', '.join(map(repr, (OWN, *RECIPES)))}"
+        raise errors.UsageError(errors.describe("preprocessing", f"model {spec.name!r}", expected, repr(spec.recipe)) + errors.suggest(spec.recipe, RECIPES))
+    return RECIPES[spec.recipe]
+
+
 def pixels(image: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
     """Returns pixels [h, w, 3] float32 of one grey image [H, W], float in [0, 1].
 
     Raises: DataError: not a two-dimensional finite image in [0, 1].
     """
-    return normalised(resized(to_uint8(image), spec), spec)
-
-
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Returns 8-bit grey levels [H, W] of an image in [0, 1]; refuses other shapes and ranges with `DataError`."""
-    if image.ndim != 2 or min(image.shape) < 1:
-        raise errors.DataError(errors.describe("image shape", "preprocessing", "[height, width]", str(image.shape)))
-    if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
-        raise errors.DataError(
-            errors.describe("pixel values", "preprocessing", "finite numbers in [0, 1]", f"minimum {image.min():g}, maximum {image.max():g}")
-        )
-    return np.rint(np.asarray(image, np.float32) * np.float32(255)).astype(np.uint8)
+    return spec.recipe.pixels(image)
 
 
 def resized(grey: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
-    """Returns 8-bit grey levels [h, w] after resize and centre crop (padded with black where the crop is larger)."""
-    height, width = grey.shape
-    target = spec.squash or (height, width)
-    if spec.short_side and not spec.squash:
-        long = int(spec.short_side * max(height, width) / min(height, width))
-        target = (long, spec.short_side) if width <= height else (spec.short_side, long)
-    picture = Image.fromarray(grey).resize((target[1], target[0]), resample=spec.resample)
-    return _cropped(np.asarray(picture), spec.crop)
+    """Returns 8-bit grey levels [h, w] of such levels [H, W] after resize and centre crop (padded with black where the crop is larger)."""
+    return spec.recipe.run(grey, first=1)
 
 
 def normalised(grey: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
     """Returns pixels [..., 3] float32 of 8-bit grey levels [...]: rescaled in float64, then standardised in float32."""
-    scaled = (grey.astype(np.float64) * spec.rescale).astype(np.float32)[..., None]
-    return np.asarray((scaled - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32))
+    return spec.recipe.standardised(grey)
 
 
 def _side(value: Any) -> int | None:
@@ -116,16 +128,6 @@ def _sides(value: Any) -> tuple[int, int] | None:
     """Returns (height, width) of an object that has both, None for anything else."""
     height, width = (_side(value.get(name)) for name in ("height", "width")) if isinstance(value, dict) else (None, None)
     return (height, width) if height and width else None
-
-
-def _cropped(grey: np.ndarray, crop: tuple[int, int] | None) -> np.ndarray:
-    if crop is None:
-        return grey
-    lacking = [max(0, wanted - have) for wanted, have in zip(crop, grey.shape, strict=True)]
-    if any(lacking):
-        grey = np.pad(grey, [(-(-lack // 2), lack // 2) for lack in lacking])
-    top, left = ((have - wanted) // 2 for wanted, have in zip(crop, grey.shape, strict=True))
-    return grey[top : top + crop[0], left : left + crop[1]]
 
 
 def _statistics(config: dict[str, Any], name: str) -> tuple[float, ...]:

@@ -1,21 +1,17 @@
 """What a dual encoder is, as frozen data; imports no jax.
 
-Every number comes from the checkpoint's own `config.json`; nothing is guessed from a model's name. `read_clip` reads the
-Hugging Face CLIP layout (`model_type: clip`). That format's writer leaves out fields that have the format's default
-value, so an absent field means that default (`_VISION`, `_TEXT`; transformers, models/clip/configuration_clip.py); every
-size is checked against the checkpoint's shapes afterwards, but the activation and epsilon show in no shape.
+Towers are built from these specs and from nothing else; no model has code of its own. Activation and epsilon have no defaults where
+published models differ in them: they show in no tensor's shape.
 """
 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 from relink_jax import errors
 
 CONFIG = "config.json"
-_LARGEST = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,58 +33,182 @@ class StackSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageSpec:
-    """An image tower: square images of `image_size` pixels cut into patches of `patch_size`."""
+class VitSpec:
+    """A vision transformer: square images of `image_size` pixels cut into patches of `patch_size`.
+
+    `class_token`: a learned first token. `pre_norm`: LayerNorm between the embeddings and the blocks (CLIP). `patch_bias`: bias of the
+    patch convolution. `pool`: 'class' is the class token after the last LayerNorm; 'probe' is what SigLIP's learned probe attends to,
+    before the residual MLP that is its head.
+    """
 
     stack: StackSpec
     image_size: int
     patch_size: int
-    channels: int
+    channels: int = 3
+    class_token: bool = True
+    pre_norm: bool = True
+    patch_bias: bool = False
+    pool: str = "class"
 
     @property
     def positions(self) -> int:
-        """Class token plus patches."""
-        return (self.image_size // self.patch_size) ** 2 + 1
+        """Class token, if any, plus patches."""
+        return (self.image_size // self.patch_size) ** 2 + self.class_token
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Shape of one image's features."""
+        return (self.stack.width,)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetSpec:
+    """A ResNet v1.5 with bottleneck blocks and frozen batch norm, stage widths `width * 2**stage`, output 4 times that.
+
+    `pool`: 'mean' gives one vector, 'map' the last stage's grid, row by row. `joint_width`: BioViL-T's 1 x 1 map of the grid to that
+    width, with the temporal pooler's parameters beside it; 0 for none. `resize`: side to which the model itself upsamples its input
+    (bilinear, corners aligned; GLoRIA), 0 for none.
+    """
+
+    image_size: int
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+    width: int = 64
+    epsilon: float = 1e-5
+    pool: str = "mean"
+    joint_width: int = 0
+    pooler_blocks: int = 3
+    pooler_heads: int = 8
+    resize: int = 0
+    channels: int = 3
+
+    @property
+    def grid(self) -> int:
+        """Side of the last stage's grid: five halvings, each rounded up."""
+        side = self.resize or self.image_size
+        for _ in range(2 + len(self.blocks) - 1):
+            side = -(-side // 2)
+        return side
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Shape of one image's features: [F], or [grid * grid, F]."""
+        width = self.joint_width or self.width * 4 * 2 ** (len(self.blocks) - 1)
+        return (width,) if self.pool == "mean" else (self.grid**2, width)
+
+
+@dataclasses.dataclass(frozen=True)
+class SwinSpec:
+    """A Swin transformer: `blocks` and `heads` per stage, width doubling from `width`.
+
+    `pool`: 'mean' over the last grid after the final LayerNorm (MedCLIP), or 'first', its top-left cell (CXR-CLIP takes it for a class
+    token; reproduced, not repaired).
+    """
+
+    image_size: int
+    pool: str
+    blocks: tuple[int, ...] = (2, 2, 6, 2)
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    width: int = 96
+    window: int = 7
+    patch_size: int = 4
+    mlp_ratio: int = 4
+    epsilon: float = 1e-5
+    act: str = "gelu"
+    channels: int = 3
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Shape of one image's features."""
+        return (self.width * 2 ** (len(self.blocks) - 1),)
 
 
 @dataclasses.dataclass(frozen=True)
 class TextSpec:
-    """A causal text tower; `eos_token_id` selects the pooled position (see `text.eos_position`)."""
+    """A pre-LN text tower. `causal`: CLIP; otherwise every position sees every other, padding included (SigLIP).
+
+    `pool`: 'eos' is the end-of-text position that `eos_token_id` selects (see `text.eos_position`), 'last' the last position.
+    """
 
     stack: StackSpec
     vocab_size: int
     positions: int
     eos_token_id: int
+    causal: bool = True
+    pool: str = "eos"
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Shape of one text's features."""
+        return (self.stack.width,)
+
+
+@dataclasses.dataclass(frozen=True)
+class BertSpec:
+    """A post-LN BERT encoder over at most `length` of its `positions`; positions holding `pad_id` are masked.
+
+    `pool`: 'cls' first position of the last layer; 'sep' last unmasked position; 'three_layers' mean over the hidden states after
+    layers 1, 2 and the last, each meaned over all positions, padding included (MedCLIP); 'last_four' sum of the last four hidden
+    states, summed over unmasked positions and divided by the length (GLoRIA).
+    """
+
+    stack: StackSpec
+    vocab_size: int
+    length: int
+    pool: str
+    positions: int = 512
+    types: int = 2
+    pad_id: int = 0
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Shape of one text's features."""
+        return (self.stack.width,)
+
+
+ImageSpec = VitSpec | ResNetSpec | SwinSpec
+ReportSpec = TextSpec | BertSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Exposure:
+    """What of one clinical dataset a model's training has seen.
+
+    `kind`: none, images, labels, reports or pairs; `split`: which part; `source`: where that is said; `confidence`: stated, inferred
+    or unknown.
+    """
+
+    dataset: str
+    kind: str
+    split: str
+    source: str
+    confidence: str
 
 
 @dataclasses.dataclass(frozen=True)
 class VLMSpec:
     """One dual encoder: where its files lie, what it is, and how far it was specialised to chest radiographs.
 
-    `specialisation` is the rung on the ladder (0 = none), -1 when unknown; `sha256` is the digest its `model.safetensors`
-    must have, None when the files are the user's own.
+    `image_head` and `text_head` name forms of `relink_jax.heads` (linear, affine, mlp, cxr_bert, patch, map, none); `dim` is the joint
+    dimension. `recipe` names a preprocessing of `preprocess.RECIPES`, '' for the checkpoint's own `preprocessor_config.json`; `text_rule`
+    names a rule of `tokenize.RULES`. `specialisation` is the rung on the ladder (0 = none), -1 when unknown; `sha256` is the digest the
+    weight file must have, None when the files are the user's own.
     """
 
     name: str
     directory: pathlib.Path
     image: ImageSpec
-    text: TextSpec
+    text: ReportSpec
     dim: int
-    specialisation: int
-    description: str
-    exposure: str
-    licence: str
-    sha256: str | None
-
-
-_VISION = {
-    **{"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
-    **{"image_size": 224, "patch_size": 32, "num_channels": 3},
-}
-_TEXT = {
-    **{"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
-    **{"vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 49407},
-}
+    image_head: str = "linear"
+    text_head: str = "linear"
+    recipe: str = ""
+    text_rule: str = "clip"
+    specialisation: int = -1
+    description: str = ""
+    tier: str = "unknown"
+    exposure: tuple[Exposure, ...] = ()
+    licence: str = "unknown"
+    sha256: str | None = None
 
 
 def read_json(directory: pathlib.Path, name: str = CONFIG) -> dict[str, Any]:
@@ -108,64 +228,30 @@ def read_json(directory: pathlib.Path, name: str = CONFIG) -> dict[str, Any]:
     return config
 
 
-def read_clip(config: Mapping[str, Any]) -> tuple[ImageSpec, TextSpec, int]:
-    """Returns (image tower, text tower, embedding dimension) of an HF CLIP `config.json`.
+def to_json(spec: VLMSpec) -> dict[str, Any]:
+    """Returns a spec as JSON-ready values, without its directory."""
+    value: dict[str, Any] = json.loads(json.dumps({**dataclasses.asdict(spec), "directory": ""}))
+    return {**value, "image": {"kind": type(spec.image).__name__, **value["image"]}, "text": {"kind": type(spec.text).__name__, **value["text"]}}
 
-    Raises: DataError: another model type, or a missing or wrongly typed field.
+
+def from_json(value: Any, directory: pathlib.Path) -> VLMSpec:
+    """Returns the spec that `to_json` described, with its files in `directory`.
+
+    Raises: StoreError: fields that are missing, unknown or of another kind.
     """
-    kind = config.get("model_type")
-    if kind != "clip":
-        raise errors.DataError(errors.describe("unknown model type", "config.json", "'clip'", repr(kind)))
-    vision, text = _section(config, "vision_config", _VISION), _section(config, "text_config", _TEXT)
-    image = ImageSpec(
-        stack=_stack(vision, "vision_config"),
-        image_size=_number(vision, "image_size", "vision_config"),
-        patch_size=_number(vision, "patch_size", "vision_config"),
-        channels=_number(vision, "num_channels", "vision_config"),
-    )
-    if image.channels != 3:
-        raise errors.DataError(errors.describe("channels", "config.json field 'vision_config.num_channels'", "3", str(image.channels)))
-    if image.image_size % image.patch_size:
-        raise errors.DataError(
-            errors.describe("patch size", "config.json field 'vision_config.patch_size'", f"a divisor of {image.image_size}", str(image.patch_size))
-        )
-    report = TextSpec(
-        stack=_stack(text, "text_config"),
-        vocab_size=_number(text, "vocab_size", "text_config"),
-        positions=_number(text, "max_position_embeddings", "text_config", least=2),
-        eos_token_id=_number(text, "eos_token_id", "text_config", least=0),
-    )
-    return image, report, _number({"projection_dim": 512, **config}, "projection_dim", "config")
+    try:
+        towers = {side: _tower(value[side]) for side in ("image", "text")}
+        exposure = tuple(Exposure(**one) for one in value["exposure"])
+        return VLMSpec(**{**value, **towers, "exposure": exposure, "directory": directory})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise errors.StoreError(errors.describe("spec damaged", "provenance of a converted model", "the fields of a spec", type(error).__name__)) from error
 
 
-def _section(config: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns one tower's fields over the format's defaults; old files keep a second copy that must agree."""
-    section, copy = config.get(name), config.get(f"{name}_dict") or {}
-    if not isinstance(section, Mapping) or not isinstance(copy, Mapping):
-        wrong, field = (copy, f"{name}_dict") if isinstance(section, Mapping) else (section, name)
-        raise errors.DataError(errors.describe("section missing", "config.json", f"an object {field!r}", type(wrong).__name__))
-    fields = {**defaults, **section}
-    differing = sorted(field for field, value in copy.items() if field in defaults and fields[field] != value)
-    if differing:
-        raise errors.DataError(errors.describe("contradiction", f"config.json, {name} and {name}_dict", "equal values", f"different {', '.join(differing)}"))
-    return fields
+_TOWERS: dict[str, type] = {one.__name__: one for one in (VitSpec, ResNetSpec, SwinSpec, TextSpec, BertSpec)}
 
 
-def _stack(section: Mapping[str, Any], where: str) -> StackSpec:
-    act = section.get("hidden_act")
-    if not isinstance(act, str):
-        raise errors.DataError(errors.describe("activation", f"config.json field '{where}.hidden_act'", "a name such as 'quick_gelu'", repr(act)))
-    epsilon = section.get("layer_norm_eps")
-    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
-        raise errors.DataError(errors.describe("epsilon", f"config.json field '{where}.layer_norm_eps'", "a number in (0, 1)", repr(epsilon)))
-    width, layers, heads, mlp_width = (
-        _number(section, name, where) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    )
-    return StackSpec(width=width, layers=layers, heads=heads, mlp_width=mlp_width, act=act, epsilon=epsilon)
-
-
-def _number(section: Mapping[str, Any], name: str, where: str, least: int = 1) -> int:
-    value = section.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _LARGEST:
-        raise errors.DataError(errors.describe("size", f"config.json field '{where}.{name}'", f"a whole number from {least} to {_LARGEST}", repr(value)))
-    return value
+def _tower(value: dict[str, Any]) -> Any:
+    fields: dict[str, Any] = {name: tuple(entry) if isinstance(entry, list) else entry for name, entry in value.items() if name != "kind"}
+    if "stack" in fields:
+        fields["stack"] = StackSpec(**fields["stack"])
+    return _TOWERS[value["kind"]](**fields)

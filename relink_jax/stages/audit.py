@@ -1,5 +1,6 @@
 """The audit stage: linkage of every model, head arm and evaluation set, or of embeddings brought along."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from relink_jax.audit import comparison, importer, result
 from relink_jax.audit import inputs as inputs_lib
 from relink_jax.audit import run as audit_run
 from relink_jax.cohort import schema
+from relink_jax.encoders import specs
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import provenance
 from relink_jax.stages import context
@@ -75,6 +77,7 @@ def _audit_arms(
         images, texts = context.embeddings(found, model, arm, config.embed.shard_rows)
         try:
             audited[arm] = _audit(config, _inputs(cohort, chosen.selection, images, texts), mesh)
+            audited[arm].warnings.extend(context.encoding_warnings(context.encoding(found, model)))
         except errors.RelinkError as error:
             raise type(error)(f"{chosen.name}, {model} with {arm} heads: {error}") from error
     return audited
@@ -165,6 +168,8 @@ def _data_record(config: config_lib.RunConfig, cohort: schema.Cohort, chosen: co
 def _model_record(found: workdir_lib.Workdir, model: str, arm: str) -> dict[str, Any]:
     converted = checkpoints.provenance_of(found.model(model))
     _, card, ledger = context.load_arm(found, model, arm)
-    rung = converted["specialisation"]
+    spec = specs.from_json(converted["model"], found.model(model))
     described = {"name": model, "head": arm, "dp": context.spent(ledger), "weights_sha256": converted["source_sha256"], "heads_sha256": card["heads_sha256"]}
-    return described | {"specialisation": rung if rung >= 0 else None, "features_sha256": shards.digest(found.features(model, "images"))}
+    features = {"features_sha256": shards.digest(found.features(model, "images")), "encoding": context.encoding(found, model)}
+    known = {"specialisation": spec.specialisation if spec.specialisation >= 0 else None, "tier": spec.tier}
+    return described | known | {"exposure": [dataclasses.asdict(one) for one in spec.exposure]} | features

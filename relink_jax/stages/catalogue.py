@@ -4,10 +4,12 @@ Imports nothing heavy, so that `relink --help` answers at once.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from relink_jax import config as config_lib
+from relink_jax.encoders import published
 
 EXIT_CODES = "0 done, 2 usage, 65 bad data, 70 internal or failed self-check, 74 store damaged or foreign, 75 resumable stop"
 
@@ -72,8 +74,23 @@ _ROAD_NOTES = """the same road on your own pairs table and checkpoint, stage by 
   relink probe --workdir=out                         price; needs labels in splits 'train' and 'validate'
   relink report --workdir=out                        the page; check it with: relink report --check --workdir=out"""
 _CHECKPOINT_NOTES = """what --source=DIR must hold, as published:
-  config.json, model.safetensors, preprocessor_config.json and the tokenizer's files (tokenizer.json, or vocab.json with merges.txt)
-every tensor must find its place and every parameter its tensor; what does not fit is named"""
+  the weights: model.safetensors, flax_model.msgpack, or a torch file (.bin, .pt, .tar, .ckpt), read without torch and without running anything
+  in it; BioViL's two files together; of several formats of one model only the first is read; --source=FILE names one of several models
+  config.json where the model has one, preprocessor_config.json (CLIP, SigLIP), and the tokenizer's files: tokenizer.json, or vocab.json with
+  merges.txt (CLIP); vocab.txt (BERT); spiece.model (SigLIP)
+  DIR may also be a directory of the Hugging Face cache (models--ORG--NAME); nothing is looked up on the network
+what a checkpoint is, is told by its keys; its geometry by config.json, or by the published model that --model (or --entry) names
+every tensor must find its place and every parameter its tensor; what does not fit is named
+TorchScript programs and pickles of whole objects need --trust_pickle and pip install 'relink_jax[convert]': torch then runs them
+--to=hf writes towers and heads back, float32, every tensor of the source, into WORKDIR/export/MODEL/ARM"""
+_BENCH_NOTES = """both sides get random weights of the model's geometry, the same batch and padding, float32, and one thread per CPU, in turns in
+one process; needs torch (pip install 'relink_jax[convert]'), and no checkpoint"""
+
+
+def _names(names: Iterable[str]) -> str:
+    return textwrap.fill(", ".join(names), 140, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+
+
 _MODEL = Alias("model", "", "only this one of the run's models, for this command")
 STAGES = {
     "demo": Stage(
@@ -103,14 +120,18 @@ STAGES = {
         notes=_TABLE_NOTES,
     ),
     "convert": Stage(
-        "convert checkpoints in the published layout to Flax, with a two-way key check",
+        "convert checkpoints in the published layouts to Flax, with a two-way key check, or back",
         (),
-        "relink convert --source=my_clip --workdir=out",
+        "relink convert --model=biomedclip --source=my_biomedclip --workdir=out",
         (
-            Alias("model", "", "only this one of the run's models; with --source, the name your checkpoint gets (default: its directory's)"),
-            Alias("source", "source", "directory of a checkpoint of your own in the Hugging Face CLIP layout; it becomes the run's model"),
+            Alias("model", "", "only this one of the run's models; with --source, the name your checkpoint gets (default: the source's)"),
+            Alias("source", "source", "checkpoint of your own: a directory, a weight file or a Hugging Face cache directory; it becomes the run's model"),
+            Alias("entry", "", "with --source, the published model it is, where --model gives it another name"),
+            Alias("trust_pickle", "", "with --source, let torch run a file that cannot be read as data; only for files you trust", boolean=True),
+            Alias("to", "", "hf: write a model with its heads back into the published layout instead of converting"),
+            Alias("arm", "", "with --to, the heads: original, random, dp or noise_only (default dp)"),
         ),
-        notes=_CHECKPOINT_NOTES,
+        notes=f"{_CHECKPOINT_NOTES}\n\npublished models, with what each needs and has seen in BUILD.md:\n{_names(published.MODELS)}",
     ),
     "embed": Stage(
         "encode images and unique report texts with the frozen towers", ("embed",), "relink embed --model=phantom-3-specialist --workdir=out", (_MODEL,)
@@ -142,6 +163,19 @@ STAGES = {
         "relink accountants out/heads other/heads",
         positional="RUN [RUN ...]",
         needs_workdir=False,
+    ),
+    "bench": Stage(
+        "print speed as ratios: our towers against the same ones in torch",
+        (),
+        "relink bench embed --model=clip-vit-b-32",
+        (
+            Alias("model", "", "a packaged model or one of the published names; default the four packaged ones"),
+            Alias("rounds", "", "alternating rounds; medians are compared (default 7)"),
+            Alias("batch", "", "images or texts per call (default 32)"),
+        ),
+        positional="embed",
+        needs_workdir=False,
+        notes=_BENCH_NOTES,
     ),
     "report": Stage(
         "write the page from the results files, or check the page against them",

@@ -2,11 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
+import math
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from relink_jax import config as config_lib
@@ -19,6 +22,8 @@ from relink_jax.store import workdir as workdir_lib
 
 NOISE_ONLY = "noise_only"
 TEST = "test"  # the split that is audited
+_CHUNK_BYTES = 2**28  # of float32 features projected at once
+_project = jax.jit(heads.project)
 
 
 @contextlib.contextmanager
@@ -195,11 +200,47 @@ def evaluation_sets(config: config_lib.RunConfig, cohort: schema.Cohort) -> list
 
 
 def features(found: workdir_lib.Workdir, model: str, what: str) -> np.ndarray:
-    """Returns frozen features [n, F] in index order (row i belongs to image, text or anchor i)."""
-    needs(found.features(model, what) / "manifest.json", f"features of {what} by {model!r}", "embed")
-    stored = shards.read(found.features(model, what))
-    ordered = np.empty_like(stored["features"])
-    ordered[stored["index"]] = stored["features"]
+    """Returns frozen features [n, F], or maps [n, P, F], in index order (row i belongs to image, text or anchor i)."""
+    return _gathered(found, model, what, lambda rows: rows)
+
+
+def vectors(found: workdir_lib.Workdir, model: str, what: str) -> np.ndarray:
+    """Returns one float32 feature vector per row, [n, F]: the features, of which maps are averaged over their patches."""
+    return _gathered(found, model, what, lambda rows: rows if rows.ndim == 2 else rows.mean(axis=1, dtype=np.float32))
+
+
+def encoding(found: workdir_lib.Workdir, model: str) -> dict[str, str]:
+    """Returns the precision that a model's images and texts were encoded in and the dtype their features are stored in."""
+    identities = [shards.manifest(found.features(model, what))["identity"] for what in ("images", "texts")]
+    return {name: " and ".join(sorted({str(identity.get(name, "float32")) for identity in identities})) for name in ("precision", "dtype")}
+
+
+def encoding_warnings(encoding: dict[str, str]) -> list[str]:
+    """Returns a sentence for each way in which features are less exact than float32."""
+    told = {
+        "precision": ("bf16", "features were computed with weights and activations in bfloat16, not in float32: every figure carries its rounding"),
+        "dtype": ("float16", "feature maps were stored in float16, not in float32: every figure carries its rounding"),
+    }
+    return [sentence for name, (value, sentence) in told.items() if value in encoding[name]]
+
+
+def _projected(head: dict[str, Any], rows: np.ndarray) -> np.ndarray:
+    return np.asarray(_project(head, rows))
+
+
+def _gathered(found: workdir_lib.Workdir, model: str, what: str, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Returns `change` of the features in index order, reading one shard at a time and giving `change` at most `_CHUNK_BYTES` of it."""
+    directory = found.features(model, what)
+    needs(directory / "manifest.json", f"features of {what} by {model!r}", "embed")
+    ordered = np.empty(0)
+    for number, part in enumerate(shards.parts(directory)):
+        rows, index = part["features"], part["index"]
+        size = max(1, _CHUNK_BYTES // (4 * math.prod(rows.shape[1:])))
+        for first in range(0, len(rows), size):
+            changed = change(rows[first : first + size])
+            if not number and not first:
+                ordered = np.empty((shards.manifest(directory)["rows"], *changed.shape[1:]), changed.dtype)
+            ordered[index[first : first + size]] = changed
     return ordered
 
 
@@ -216,7 +257,7 @@ def embeddings(found: workdir_lib.Workdir, model: str, arm: str, shard_rows: int
         directory = found.embeddings(model, arm, what)
         identity = {"features": shards.digest(found.features(model, what)), "heads": card["heads_sha256"]}
         if not shards.finished(directory):
-            projected = np.asarray(heads.project(loaded[side], features(found, model, what)))
+            projected = _gathered(found, model, what, functools.partial(_projected, loaded[side]))
             shards.write_all(directory, {"embeddings": projected, "index": np.arange(len(projected), dtype=np.int32)}, shard_rows, identity)
         if shards.manifest(directory)["identity"] != identity:
             raise errors.StoreError(

@@ -19,9 +19,10 @@ ANCHOR_SEED = 340_000_006  # of the public population of synthetic texts; far fr
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """Rows encoded per model and the digests of their shard manifests."""
+    """Rows encoded per model, the towers' precision, and the digests of the shard manifests."""
 
     model: str
+    precision: str
     images: int
     texts: int
     anchors: int
@@ -48,22 +49,23 @@ def _embed(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: sch
     options: dict[str, Any] = {
         "batch_size": config.embed.batch_size,
         "shard_rows": config.embed.shard_rows,
+        "precision": config.embed.precision,
         "identity": {"weights": provenance["tree_sha256"], "cohort": cohort.digest()},
     }
     images = np.arange(len(cohort.image_key), dtype=np.int32)
     texts = np.arange(len(cohort.text), dtype=np.int32)
     digests = {
-        "images": embed_lib.embed_images(spec, params, cohort, images, found.features(model, "images"), mesh, **options),
+        "images": embed_lib.embed_images(spec, params, cohort, images, found.features(model, "images"), mesh, map_dtype=config.embed.map_dtype, **options),
         "texts": embed_lib.embed_texts(spec, params, cohort.text, texts, found.features(model, "texts"), mesh, **options),
     }
     if anchors:
         rows = np.arange(len(anchors), dtype=np.int32)
         options["identity"] = {"weights": provenance["tree_sha256"], "anchors": f"phantom {ANCHOR_SEED} {len(anchors)}"}
         digests["anchors"] = embed_lib.embed_texts(spec, params, anchors, rows, found.features(model, "anchors"), mesh, **options)
-    return Embedded(model, len(images), len(texts), len(anchors), digests)
+    return Embedded(model, config.embed.precision, len(images), len(texts), len(anchors), digests)
 
 
 def describe(done: list[Embedded]) -> str:
     """Returns one line per model."""
     lines = [f"  {one.model:<24} {one.images:>7,} images  {one.texts:>7,} unique texts" + (f"  {one.anchors:,} anchors" if one.anchors else "") for one in done]
-    return "\n".join(["features before the head, float32:", *lines])
+    return "\n".join([f"features before the head, computed in {done[0].precision}:", *lines])

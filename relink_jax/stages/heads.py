@@ -37,12 +37,14 @@ class Arm:
 def run(config: config_lib.RunConfig, workdir: str) -> list[Arm]:
     """Trains (or finds) every configured arm of the mitigated model.
 
-    Raises: UsageError: no model to mitigate, or no training pairs; StoreError: missing features, or heads of other settings.
+    Raises: UsageError: no model to mitigate, one whose heads are not linear, or no training pairs; StoreError: missing features, or
+        heads of other settings.
     """
     if not config.mitigate:
         raise errors.UsageError(errors.describe("nothing to mitigate", "config field 'mitigate'", f"one of models {list(config.models)}", "''"))
     with context.opened(config, workdir) as found:
         cohort = context.load_cohort(config, found)
+        _check_linear(found, config.mitigate)
         return [_arm(config, found, cohort, arm) for arm in context.arms_of(config, config.mitigate)]
 
 
@@ -62,6 +64,21 @@ def _spent(ledger: dict[str, Any] | None) -> str:
         return spent
     together = "not bounded" if total["rdp"] is None else f"{total['rdp']:.4g} (RDP)"
     return f"{spent}; with {total['runs'] - 1} earlier released on the same people {together}"
+
+
+def _check_linear(found: workdir_lib.Workdir, model: str) -> None:
+    """Raises `UsageError` naming the forms of a model's heads unless both are linear, whose clipped gradients the mechanism has."""
+    original, _, _ = context.load_arm(found, model, "original")
+    forms = {side: heads_lib.form_of(head) for side, head in original.items()}
+    if set(forms.values()) != {"linear"}:
+        raise errors.UsageError(
+            errors.describe(
+                "heads that cannot be mitigated",
+                f"model {model!r}",
+                "linear heads, the only ones that can be mitigated in this version (--config.mitigate= audits without mitigation)",
+                " and ".join(f"{side} head of form {form!r}" for side, form in forms.items()),
+            )
+        )
 
 
 def _arm(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, arm: str) -> Arm:

@@ -1,4 +1,4 @@
-"""The probe stage: a 14-label linear probe on features before the head and on every arm's embeddings.
+"""The probe stage: a 14-label linear probe on features before the head (maps: their mean) and on every arm's embeddings.
 
 Fitted on the heads' training site (train and validate splits), scored on every evaluation set; its numbers go into the
 results files that the audit stage wrote.
@@ -33,7 +33,7 @@ def run(config: config_lib.RunConfig, workdir: str) -> dict[str, list[probe.Prob
         probed: dict[str, list[probe.ProbeResult]] = {}
         with progress.bar(sum(map(len, arms.values())), "probe", "arms") as bar:
             for model in config.models:
-                before = _probe(config, cohort, sets, context.features(found, model, "images"), PRE_HEAD)
+                before = _probe(config, cohort, sets, context.vectors(found, model, "images"), PRE_HEAD)
                 original: dict[str, probe.ProbeResult] = {}
                 for arm in arms[model]:
                     images, _ = context.embeddings(found, model, arm, config.embed.shard_rows)

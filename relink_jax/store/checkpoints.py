@@ -17,7 +17,7 @@ from relink_jax.store import digests, files
 _RECORD, _TREE = "provenance.json", "tree"
 _FIELDS = {
     **{"tree_sha256": str, "tree_files": dict, "source_sha256": str, "config_sha256": str},
-    **{"parameters": int, "layout": str, "ignored": list, "specialisation": int},
+    **{"parameters": int, "layout": str, "ignored": list, "model": dict},
 }
 
 

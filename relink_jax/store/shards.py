@@ -101,27 +101,34 @@ def digest(directory: pathlib.Path) -> str:
     return digests.value_digest(manifest(directory))
 
 
-def read(directory: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns all rows of all arrays after checking every shard's SHA-256.
+def parts(directory: pathlib.Path) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the arrays of one shard after another, each after checking its SHA-256.
 
     Raises: StoreError: unfinished directory, missing shard, corrupted shard (names the shard and both digests), or other rows than
-        the manifest says.
+        the manifest says, which shows only at the end.
     """
     described = manifest(directory)
-    parts: list[dict[str, np.ndarray]] = []
+    rows: dict[str, int] = {}
     for entry in described["shards"]:
         path = directory / pathlib.PurePath(entry["file"]).name
         where = f"{directory.name}/{path.name}"
         found = digests.stored_digest(path, where) if path.exists() else "no file"
         if found != entry["sha256"]:
             raise errors.StoreError(errors.describe("shard corrupted", where, f"SHA-256 {entry['sha256'][:12]}", found[:12]))
-        parts.append(files.read_with(path, safetensors_numpy.load_file, "a safetensors file", where))
-    if not parts:
+        part = files.read_with(path, safetensors_numpy.load_file, "a safetensors file", where)
+        for name, array in part.items():
+            rows[name] = rows.get(name, 0) + len(array)
+        yield part
+    if not described["shards"]:
         raise errors.StoreError(errors.describe("no rows", f"shards {directory.name!r}", "at least one shard", "none"))
-    columns = {name: [part[name] for part in parts if name in part] for name in parts[0]}
-    if any(sum(map(len, column)) != described["rows"] for column in columns.values()):
+    if set(rows.values()) != {described["rows"]}:
         raise errors.StoreError(errors.describe("rows missing", f"shards {directory.name!r}", f"{described['rows']} rows of every array", "another number"))
-    return {name: np.concatenate(column) for name, column in columns.items()}
+
+
+def read(directory: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns all rows of all arrays; raises what `parts` does."""
+    every = list(parts(directory))
+    return {name: np.concatenate([part[name] for part in every]) for name in every[0]}
 
 
 def discard(directory: pathlib.Path) -> None:

@@ -5,11 +5,12 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
+import published
 import pytest
 import tiny_clip
 
 from relink_jax import errors
-from relink_jax.encoders import convert, rules, zoo
+from relink_jax.encoders import convert, layouts, zoo
 from relink_jax.store import checkpoints, digests
 
 
@@ -56,7 +57,7 @@ def test_provenance_is_json_and_names_source_and_rules(directory):
     provenance = convert.convert(zoo.from_directory(directory)).provenance
     assert json.loads(json.dumps(provenance)) == provenance
     assert provenance["source_sha256"] == digests.file_digest(directory / "model.safetensors")
-    assert provenance["rules_sha256"] == rules.HF_CLIP.digest()
+    assert provenance["rules_sha256"] == layouts.HF_CLIP.digest()
     assert provenance["source_dtypes"] == ["F32"]
 
 
@@ -101,7 +102,7 @@ def test_a_tensor_of_another_rank_is_refused(directory):
 
 def test_an_integer_tensor_is_refused(directory):
     key = "vision_model.post_layernorm.bias"
-    with pytest.raises(errors.DataError, match=r"tensor dtype .* expected F16 or F32, found I64"):
+    with pytest.raises(errors.DataError, match=r"tensor dtype .* expected F16, BF16 or F32, found I64"):
         convert.convert(_changed(directory, lambda tensors: tensors.update({key: np.zeros(24, np.int64)})))
 
 
@@ -115,7 +116,9 @@ def test_weights_that_are_not_finite_are_refused(directory):
 
 def test_an_unknown_layout_is_refused(directory):
     tiny_clip.save(directory, {"visual.proj": np.zeros((4, 4), np.float32)})
-    with pytest.raises(errors.DataError, match=r"unknown layout .* found model_type 'clip' with keys 1: visual.proj"):
+    with pytest.raises(
+        errors.DataError, match=r"unknown layout in checkpoint: expected a published layout, nearest openai-clip .* found 1 keys without ln_final.weight"
+    ):
         convert.convert(zoo.from_directory(directory))
 
 
@@ -143,7 +146,6 @@ def test_a_wrong_digest_is_refused_before_the_file_is_opened(directory):
     ("missing", "message"),
     [
         (["preprocessor_config.json"], "file missing in model directory 'tiny': expected a JSON file preprocessor_config.json, found none"),
-        (["config.json"], "file missing in model directory 'tiny': expected a JSON file config.json, found none"),
         (
             ["tokenizer.json", "vocab.json"],
             "tokenizer missing in model directory 'tiny': expected tokenizer.json, or vocab.json with merges.txt, found neither",
@@ -197,7 +199,27 @@ def test_inputs_of_other_towers_are_refused(directory):
     convert.check_inputs(dataclasses.replace(spec, text=dataclasses.replace(spec.text, eos_token_id=2)))
     path = directory / "preprocessor_config.json"
     path.write_text(path.read_text().replace('{"height": 32, "width": 32}', '{"height": 30, "width": 32}'))
-    refuses(spec, "preprocessed size in preprocessor_config.json: expected 32 x 32 pixels as in config.json, found 30 x 32")
+    refuses(spec, "preprocessed size in preprocessor_config.json: expected 32 x 32 pixels, which the tower takes, found 30 x 32")
+
+
+def test_inputs_of_a_model_with_a_recipe_and_a_bert_are_checked(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "report"]))
+    case = published.CASES["biomedclip"]
+    spec = dataclasses.replace(case.spec(tmp_path), recipe="clip", text_rule="biomedclip", image=dataclasses.replace(case.image, image_size=224))
+    convert.check_inputs(spec)
+
+    def refuses(message, **changed):
+        with pytest.raises(errors.DataError) as caught:
+            convert.check_inputs(dataclasses.replace(spec, **changed))
+        assert str(caught.value) == message
+
+    refuses("preprocessed size in preprocessing 'clip': expected 32 x 32 pixels, which the tower takes, found 224 x 224", image=case.image)
+    small, other = dataclasses.replace(spec.text, vocab_size=6), dataclasses.replace(spec.text, pad_id=1)
+    refuses("token id in tokenizer of 'tiny': expected below the vocabulary size 6, found 6", text=small)
+    refuses("padding token in tokenizer of 'tiny': expected id 1, which the tower masks, found id 0", text=other)
+    (tmp_path / "vocab.txt").unlink()
+    with pytest.raises(errors.DataError, match=r"tokenizer missing"):
+        convert.check_inputs(spec)
 
 
 def test_a_weight_file_that_is_something_else_is_one_sentence(directory, monkeypatch):
@@ -223,22 +245,33 @@ def test_a_weight_file_that_is_something_else_is_one_sentence(directory, monkeyp
         convert.convert(spec)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "model."])
-def test_prefixed_and_doubled_keys_are_refused(directory, prefix):
-    tensors = tiny_clip.load(directory)
-    tiny_clip.save(directory, {prefix + key: array for key, array in tensors.items()})
+def test_a_wrappers_prefix_is_undone_and_any_other_refused(directory):
+    tensors, plain = tiny_clip.load(directory), convert.convert(zoo.from_directory(directory))
+    tiny_clip.save(directory, {"module." + key: array for key, array in tensors.items()})
+    wrapped = convert.convert(zoo.from_directory(directory))
+    assert checkpoints.tree_digest(wrapped.params) == checkpoints.tree_digest(plain.params)
+    tiny_clip.save(directory, {"model." + key: array for key, array in tensors.items()})
     with pytest.raises(errors.DataError, match=r"unknown layout in checkpoint"):
         convert.convert(zoo.from_directory(directory))
-    tiny_clip.save(directory, tensors | {prefix + key: array.copy() for key, array in tensors.items()})
-    with pytest.raises(errors.DataError, match=rf"unexpected keys .* found {len(tensors)}: {prefix}logit_scale"):
-        convert.convert(zoo.from_directory(directory))
+    for prefix in ("module.", "model."):
+        tiny_clip.save(directory, tensors | {prefix + key: array.copy() for key, array in tensors.items()})
+        with pytest.raises(errors.DataError, match=rf"unexpected keys .* found {len(tensors)}: {prefix}logit_scale"):
+            convert.convert(zoo.from_directory(directory))
 
 
-@pytest.mark.parametrize(("dtype", "name"), [("float64", "F64"), ("bfloat16", "BF16"), ("int8", "I8")])
+def test_half_precision_becomes_float32_exactly(directory):
+    key = "visual_projection.weight"
+    spec = _changed(directory, lambda tensors: tensors.update({key: tensors[key].astype(jnp.bfloat16)}))
+    converted = convert.convert(spec)
+    np.testing.assert_array_equal(converted.heads["image"]["kernel"], tiny_clip.load(directory)[key].astype(np.float32).T)
+    assert converted.provenance["source_dtypes"] == ["BF16", "F32"]
+
+
+@pytest.mark.parametrize(("dtype", "name"), [("float64", "F64"), ("int8", "I8")])
 def test_other_dtypes_are_refused_by_name(directory, dtype, name):
     key = "visual_projection.weight"
     spec = _changed(directory, lambda tensors: tensors.update({key: tensors[key].astype(jnp.dtype(dtype))}))
-    with pytest.raises(errors.DataError, match=rf"tensor dtype in checkpoint key '{key}': expected F16 or F32, found {name}"):
+    with pytest.raises(errors.DataError, match=rf"tensor dtype in checkpoint key '{key}': expected F16, BF16 or F32, found {name}"):
         convert.convert(spec)
 
 
@@ -252,7 +285,7 @@ def test_other_dtypes_are_refused_by_name(directory, dtype, name):
         ({"vision_config": {**tiny_clip.VISION, "image_size": 0}}, "expected a whole number from 1 to"),
         ({"vision_config": {**tiny_clip.VISION, "hidden_size": 10**30}}, "expected a whole number from 1 to"),
         ({"text_config_dict": [1]}, "expected an object 'text_config_dict', found list"),
-        ({"model_type": "siglip"}, "expected 'clip', found 'siglip'"),
+        ({"model_type": "bert"}, "expected 'clip' or 'siglip', found 'bert'"),
         ({"vision_config": None}, "section missing"),
         ({"vision_config": {**tiny_clip.VISION, "patch_size": 5}}, "expected a divisor of 32, found 5"),
         ({"vision_config": {**tiny_clip.VISION, "hidden_size": 25}}, "width divisible by the heads"),

@@ -10,7 +10,7 @@ import tiny_clip
 from PIL import Image
 
 from relink_jax import errors
-from relink_jax.encoders import convert, embed, preprocess, tokenize, zoo
+from relink_jax.encoders import convert, embed, preprocess, tokenize, towers, zoo
 from relink_jax.runtime import mesh as meshes
 from relink_jax.store import files, shards
 
@@ -46,7 +46,7 @@ def test_features_are_those_of_the_tower_row_by_row(world, tmp_path):
     np.testing.assert_array_equal(found["index"], rows)
     assert found["index"].dtype == np.int32
     assert found["features"].dtype == np.float32
-    np.testing.assert_allclose(found["features"], convert.image_features(spec, params["image"], pixels), atol=2e-6)
+    np.testing.assert_allclose(found["features"], towers.image_features(spec, params["image"], pixels), atol=2e-6)
 
 
 def test_mesh_batch_and_shard_size_change_nothing(world, tmp_path):
@@ -65,7 +65,7 @@ def test_texts_equal_the_tower_and_follow_their_indices(world, tmp_path):
         found = shards.read(tmp_path / str(devices))
         ids = tokenize.Tokenizer(spec.directory, spec.text.positions)([TEXTS[index] for index in indices])
         np.testing.assert_array_equal(found["index"], indices)
-        np.testing.assert_allclose(found["features"], convert.text_features(spec, params["text"], ids), atol=2e-6)
+        np.testing.assert_allclose(found["features"], towers.text_features(spec, params["text"], ids), atol=2e-6)
 
 
 @pytest.mark.parametrize("write", [2, 4, 7, 10])

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from relink_jax.encoders import convert, phantom_models, phantom_training, specs, zoo
+from relink_jax.encoders import convert, phantom_models, phantom_training, specs, towers, zoo
 
 STACK = specs.StackSpec(width=24, layers=1, heads=2, mlp_width=24, act="quick_gelu", epsilon=1e-5)
-SPEC = specs.VLMSpec("tiny", pathlib.Path(), specs.ImageSpec(STACK, 16, 8, 3), specs.TextSpec(STACK, 40, 12, 39), 16, 0, "", "", "", None)
+SPEC = specs.VLMSpec("tiny", pathlib.Path(), specs.VitSpec(STACK, 16, 8), specs.TextSpec(STACK, 40, 12, 39), 16)
 
 
 def _unit(draw, rows):
@@ -59,7 +59,7 @@ def test_identical_texts_are_positives_of_each_other():
 def test_reading_short_texts_only_as_far_as_they_go_changes_nothing():
     draw = np.random.default_rng(2)
     pairs = _pairs(draw, 8, 8)
-    params = convert.init(SPEC, jax.random.key(0))
+    params = towers.init(SPEC, jax.random.key(0))
     order = np.argsort((pairs.ids[pairs.text] != 39).sum(1), kind="stable")
     ids, pixels = pairs.ids[pairs.text[order]], jnp.asarray(draw.standard_normal((8, 16, 16, 3)), jnp.float32)
     compiled = jax.jit(phantom_training.embed, static_argnums=(0, 4))
@@ -92,7 +92,7 @@ def test_validation_recall_is_chance_for_noise_and_shares_out_ties():
 def test_a_short_training_links_what_it_can_see():
     draw = np.random.default_rng(5)
     pairs, unseen = _pairs(draw, 512, 8), _pairs(draw, 200, 8)
-    params = convert.init(SPEC, jax.random.key(1))
+    params = towers.init(SPEC, jax.random.key(1))
     reports = []
     recipe = phantom_training.Recipe(batch_size=64, learning_rate=4e-3, mean=0.5, std=0.25, seed=0)
     phantom_training.train(SPEC, params, pairs, recipe, phantom_training.Budget(steps=150), 75, lambda *state: reports.append(state))

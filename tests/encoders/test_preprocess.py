@@ -107,3 +107,22 @@ def test_what_a_config_leaves_out_is_what_the_reference_fills_in(tmp_path):
     path.write_text(json.dumps({name: config[name] for name in ("size", "crop_size", "image_mean", "image_std")}))
     spec = preprocess.read_spec(tmp_path)
     assert (spec.resample, spec.rescale) == (Image.Resampling.BICUBIC.value, 1 / 255)
+
+
+@pytest.mark.parametrize("shape", [(333, 250), (17, 90), (3, 2)])
+def test_a_siglip_config_squashes_without_a_crop_as_its_processor_does(tmp_path, shape):
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    processor = SiglipImageProcessorPil(size={"height": 96, "width": 64})
+    processor.save_pretrained(tmp_path)
+    spec = preprocess.read_spec(tmp_path)
+    assert (spec.squash, spec.crop, spec.recipe.size) == ((96, 64), None, (96, 64))
+    image = np.random.default_rng(4).random(shape).astype(np.float32)
+    expected = processor(Image.fromarray(preprocess.to_uint8(image)), return_tensors="np")["pixel_values"][0]
+    np.testing.assert_array_equal(preprocess.pixels(image, spec), np.moveaxis(expected, 0, -1))
+    path = tmp_path / preprocess.FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), "image_processor_type": "SiglipImageProcessor", "crop_size": {"height": 8, "width": 8}}))
+    config = json.loads(path.read_text())
+    config.pop("do_center_crop", None)
+    path.write_text(json.dumps(config))
+    assert preprocess.read_spec(tmp_path).crop is None

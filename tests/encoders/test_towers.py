@@ -1,5 +1,7 @@
 """The Flax towers against a plain NumPy oracle, and the properties that retrieval relies on."""
 
+import dataclasses
+import pathlib
 import re
 
 import jax
@@ -7,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_clip
+import tower_oracle
 
 from relink_jax import errors, heads
-from relink_jax.encoders import blocks, convert, specs, text, zoo
+from relink_jax.encoders import blocks, convert, specs, text, towers, zoo
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +23,11 @@ def tiny(tmp_path_factory):
 
 
 def _image_features(spec, converted, pixels):
-    return np.asarray(convert.image_features(spec, converted.params["image"], jnp.asarray(pixels)))
+    return np.asarray(towers.image_features(spec, converted.params["image"], jnp.asarray(pixels)))
 
 
 def _text_features(spec, converted, ids):
-    return np.asarray(convert.text_features(spec, converted.params["text"], jnp.asarray(ids)))
+    return np.asarray(towers.text_features(spec, converted.params["text"], jnp.asarray(ids)))
 
 
 def _ids(spec, draw, lengths):
@@ -85,20 +88,21 @@ def test_a_row_does_not_depend_on_its_batch(tiny):
     np.testing.assert_allclose(together, alone, atol=2e-6)
 
 
-ACTS = {"quick_gelu": tiny_clip.quick_gelu, "gelu": tiny_clip.gelu, "gelu_tanh": tiny_clip.gelu_tanh}
+ACTS = {**tower_oracle.ACTS, "gelu_pytorch_tanh": tiny_clip.gelu_tanh, "gelu_new": tiny_clip.gelu_tanh}
 
 
 def test_activations_equal_their_definitions_in_float64():
     x = np.concatenate([np.linspace(-9, 9, 1801), [-60.0, 60.0, 1e-8, 0.0]])
-    found = {name: np.asarray(blocks.activation(name)(jnp.asarray(x, jnp.float32)), np.float64) for name in blocks.ACTIVATIONS}
-    assert found.keys() == {"quick_gelu", "gelu"}
+    with jax.enable_x64(True):
+        found = {name: np.asarray(blocks.activation(name)(jnp.asarray(x))) for name in blocks.ACTIVATIONS}
+    assert found.keys() == ACTS.keys()
     for name, values in found.items():
-        np.testing.assert_allclose(values, ACTS[name](x), atol=1e-6)
-        for other in ACTS.keys() - {name}:
-            assert np.abs(values - ACTS[other](x)).max() > 4e-4
-    worked = [-1, 0, 1, 2]
-    np.testing.assert_allclose(blocks.activation("gelu")(jnp.asarray(worked, jnp.float32)), [-0.15865525, 0, 0.84134475, 1.9544997], atol=1e-6)
-    np.testing.assert_allclose(blocks.activation("quick_gelu")(jnp.asarray(worked, jnp.float32)), [-0.15420423, 0, 0.84579577, 1.9356586], atol=1e-6)
+        np.testing.assert_allclose(values, ACTS[name](x), atol=1e-14)
+        assert {other for other in ACTS if np.abs(values - ACTS[other](x)).max() < 4e-4} == {other for other in ACTS if ACTS[other] is ACTS[name]}
+    worked = jnp.asarray([-1, 0, 1, 2], jnp.float32)
+    np.testing.assert_allclose(blocks.activation("gelu")(worked), [-0.15865525, 0, 0.84134475, 1.9544997], atol=1e-6)
+    np.testing.assert_allclose(blocks.activation("quick_gelu")(worked), [-0.15420423, 0, 0.84579577, 1.9356586], atol=1e-6)
+    np.testing.assert_allclose(blocks.activation("gelu_tanh")(worked), [-0.15880801, 0, 0.841192, 1.954597], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +129,7 @@ def test_each_tower_follows_its_own_config(tmp_path, vision, report):
             return [model.image(x) for x in pixels] if side == "image" else [model.text(row, end) for row, end in zip(ids, (5, 20), strict=True)]
 
         np.testing.assert_allclose(found, expected(oracle(fields)), atol=5e-6)
-        mutants = [oracle(fields, act=act) for name, act in ACTS.items() if name != fields.get("hidden_act", "quick_gelu")]
+        mutants = [oracle(fields, act=act) for name, act in tower_oracle.ACTS.items() if name != fields.get("hidden_act", "quick_gelu")]
         mutants.append(oracle(fields, epsilon=1e-5 if fields.get("layer_norm_eps") == 0.03 else 0.03))
         assert min(np.abs(found - np.array(expected(mutant))).max() for mutant in mutants) > 1e-4
 
@@ -133,7 +137,7 @@ def test_each_tower_follows_its_own_config(tmp_path, vision, report):
 def test_activation_must_be_named_and_known():
     with pytest.raises(TypeError):
         specs.StackSpec(width=8, layers=1, heads=2, mlp_width=8, epsilon=1e-5)
-    with pytest.raises(errors.DataError, match="quick_gelu or gelu, found 'relu'"):
+    with pytest.raises(errors.DataError, match="one of quick_gelu, gelu, gelu_tanh, gelu_pytorch_tanh, gelu_new, found 'relu'"):
         blocks.activation("relu")
 
 
@@ -152,14 +156,109 @@ def asked(function, *arguments):
     return re.findall(r"precision=(\(.*?\)|\w[\w.]*)", text), len(re.findall(r"= (?:dot_general|conv_general_dilated)\[", text))
 
 
-def test_every_product_of_towers_and_heads_asks_for_full_precision():
-    spec = zoo.get_vlm("phantom-3-specialist")
-    params = jax.eval_shape(lambda key: convert.init(spec, key), jax.random.key(0))
-    side = spec.image.image_size
-    for found, products in (
-        asked(lambda p, x: convert.image_tower(spec).apply({"params": p}, x), params["image"], jnp.zeros((1, side, side, 3))),
-        asked(lambda p, x: convert.text_tower(spec).apply({"params": p}, x), params["text"], jnp.zeros((1, spec.text.positions), jnp.int32)),
-        asked(heads.project, {"kernel": jnp.zeros((4, 3))}, jnp.zeros((2, 4))),
-    ):
+STACK = specs.StackSpec(width=16, layers=3, heads=2, mlp_width=20, act="gelu", epsilon=1e-6)
+VIT = specs.VitSpec(stack=STACK, image_size=16, patch_size=8)
+RESNET = specs.ResNetSpec(image_size=32, blocks=(1, 1), width=4, pool="map", joint_width=8, pooler_blocks=1, pooler_heads=2)
+TEXT = specs.TextSpec(stack=STACK, vocab_size=30, positions=9, eos_token_id=29)
+BERT = specs.BertSpec(stack=STACK, vocab_size=30, length=10, pool="cls", positions=12)
+IMAGES = {
+    "vit": VIT,
+    "probe": dataclasses.replace(VIT, class_token=False, pre_norm=False, patch_bias=True, pool="probe"),
+    "joint": RESNET,
+    "resnet": dataclasses.replace(RESNET, pool="mean", joint_width=0, resize=40),
+    "swin": specs.SwinSpec(image_size=16, pool="mean", blocks=(2, 1), heads=(1, 2), width=8, window=2, patch_size=2),
+}
+REPORTS = {
+    "causal": TEXT,
+    "bidirectional": dataclasses.replace(TEXT, causal=False, pool="last"),
+    **{pool: dataclasses.replace(BERT, pool=pool) for pool in ("cls", "sep", "three_layers", "last_four")},
+}
+HEADS = {"joint": "patch", "probe": "map", "swin": "none", "resnet": "affine", "sep": "mlp", "cls": "cxr_bert"}
+
+
+def _model(image, report):
+    dim = IMAGES[image].features[-1] if HEADS.get(image) in ("map", "none") else 6
+    heads_of = (HEADS.get(image, "linear"), HEADS.get(report, "linear"))
+    return specs.VLMSpec("toy", pathlib.Path(), IMAGES[image], REPORTS[report], dim, *heads_of)
+
+
+PAIRS = [*zip([*IMAGES, "vit"], REPORTS, strict=True)]
+
+
+@pytest.mark.parametrize(("image", "report"), PAIRS)
+def test_every_kind_of_tower_gives_features_that_its_head_takes(image, report):
+    spec = _model(image, report)
+    params = jax.eval_shape(lambda key: towers.init(spec, key), jax.random.key(0))
+    inputs = {"image": jnp.ones((2, *towers.image_shape(spec))), "text": jnp.ones((2, towers.text_length(spec)), jnp.int32)}
+    for side, features in (("image", towers.image_features), ("text", towers.text_features)):
+        found = jax.eval_shape(lambda p, x, features=features: features(spec, p, x), params[side], inputs[side])
+        assert found.shape == (2, *getattr(spec, side).features)
+        assert heads.form_of(params["heads"][side]) == getattr(spec, f"{side}_head")
+        assert jax.eval_shape(heads.project, params["heads"][side], found).shape == (2, spec.dim)
+
+
+def test_fresh_heads_are_drawn_apart_and_linear_ones_as_ever():
+    shallow = dataclasses.replace(STACK, layers=1)
+    spec, key = _model("vit", "sep"), jax.random.key(3)
+    spec = dataclasses.replace(spec, image=dataclasses.replace(VIT, stack=shallow), text=dataclasses.replace(BERT, stack=shallow))
+    made = towers.init(spec, key)["heads"]
+    np.testing.assert_allclose(made["image"]["kernel"], jax.random.normal(jax.random.split(key, 4)[2], (16, 6)) / 4, rtol=1e-6)
+    flat = [np.asarray(made["image"]["kernel"]), *(np.asarray(made["text"][name]["kernel"]) for name in ("fc1", "fc2"))]
+    assert len({float(kernel.ravel()[0]) for kernel in flat}) == 3
+    assert all(0.5 < kernel.std() * kernel.shape[0] ** 0.5 < 1.5 for kernel in flat)
+    norm = towers._init_head({"norm/scale": (3,), "norm/bias": (3,), "bn/var": (2,), "bn/mean": (2,)}, key)
+    np.testing.assert_array_equal([*norm["norm"]["scale"], *norm["norm"]["bias"], *norm["bn"]["var"], *norm["bn"]["mean"]], [1, 1, 1, 0, 0, 0, 1, 1, 0, 0])
+
+
+@pytest.mark.parametrize(("image", "report"), PAIRS)
+def test_every_product_of_towers_and_heads_asks_for_full_precision(image, report):
+    spec = _model(image, report)
+    params = jax.eval_shape(lambda key: towers.init(spec, key), jax.random.key(0))
+    pixels, ids = jnp.zeros((1, *towers.image_shape(spec))), jnp.zeros((1, towers.text_length(spec)), jnp.int32)
+    traced = [
+        asked(lambda p, x: towers.image_tower(spec).apply({"params": p}, x), params["image"], pixels),
+        asked(lambda p, x: towers.text_tower(spec).apply({"params": p}, x), params["text"], ids),
+        asked(lambda key: towers.image_tower(spec).init(key, pixels), jax.random.key(0)),
+    ]
+    traced += [asked(heads.project, params["heads"][side], jnp.zeros((2, *getattr(spec, side).features))) for side in heads.SIDES if params["heads"][side]]
+    for found, products in traced:
         assert products == len(found) > 0
         assert {one for one in found if "HIGHEST" not in one} == set()
+
+
+def test_head_shapes_are_the_published_ones():
+    bert = dataclasses.replace(BERT, stack=dataclasses.replace(STACK, width=768, heads=12))
+    temporal = specs.ResNetSpec(image_size=448, pool="map", joint_width=256)
+    biovil_t = towers.head_shapes(specs.VLMSpec("t", pathlib.Path(), temporal, bert, 128, "patch", "cxr_bert"))
+    assert (biovil_t["image"]["conv1/kernel"], biovil_t["image"]["missing"], biovil_t["image"]["conv2/kernel"]) == ((512, 128), (256,), (128, 128))
+    assert (biovil_t["text"]["dense_to_hidden/kernel"], biovil_t["text"]["norm/scale"]) == ((768, 128), (128,))
+    plain = specs.VLMSpec("b", pathlib.Path(), dataclasses.replace(temporal, joint_width=0), bert, 512, "patch", "mlp")
+    assert "missing" not in towers.head_shapes(plain)["image"]
+    assert towers.head_shapes(plain)["image"]["conv1/kernel"] == (2048, 512)
+    assert towers.head_shapes(plain)["text"] == {"fc1/kernel": (768, 640), "fc2/kernel": (640, 512)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"image_head": "pooler"},
+            "head form in image head of 'toy': expected linear, affine, mlp, cxr_bert, patch, map of a transformer, or none, found 'pooler'",
+        ),
+        ({"text_head": "none"}, "joint dimension in text head of 'toy': expected 16, the width of the features, found 6"),
+        ({"image_head": "map"}, "joint dimension in image head of 'toy': expected 16, the width of the features, found 6"),
+    ],
+)
+def test_a_head_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(errors.DataError) as caught:
+        towers.head_shapes(dataclasses.replace(_model("vit", "causal"), **changes))
+    assert str(caught.value) == message
+
+
+def test_biomedclip_has_its_published_number_of_parameters():
+    stack = specs.StackSpec(width=768, layers=12, heads=12, mlp_width=3072, act="gelu", epsilon=1e-6)
+    image = specs.VitSpec(stack=stack, image_size=224, patch_size=16, pre_norm=False, patch_bias=True)
+    report = specs.BertSpec(stack=dataclasses.replace(stack, epsilon=1e-12), vocab_size=30522, length=256, pool="cls")
+    spec = specs.VLMSpec("biomedclip", pathlib.Path(), image, report, 512, "linear", "mlp")
+    tree = jax.eval_shape(lambda key: towers.init(spec, key), jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(tree)) == 195_902_721

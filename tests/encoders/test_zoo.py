@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relink_jax import config, errors
-from relink_jax.encoders import convert, rules, zoo
+from relink_jax.encoders import convert, layouts, zoo
 from relink_jax.store import digests
 
 NAMES = zoo.list_vlms()
@@ -23,7 +23,7 @@ def test_each_model_converts_and_is_small(name):
     converted = convert.convert(spec)
     assert (spec.directory / convert.WEIGHTS).stat().st_size <= 3 * 2**20
     assert spec.sha256 == digests.file_digest(spec.directory / convert.WEIGHTS)
-    assert converted.provenance["layout"] == rules.HF_CLIP.name
+    assert converted.provenance["layout"] == layouts.HF_CLIP.name
     assert converted.provenance["parameters"] == 927_233
     assert converted.heads["image"]["kernel"].shape == (spec.image.stack.width, spec.dim)
     assert spec.licence.startswith("Apache-2.0")
@@ -58,7 +58,7 @@ def test_a_mistyped_name_gets_a_suggestion():
 
 
 def test_an_unknown_name_says_how_a_checkpoint_directory_is_given():
-    with pytest.raises(errors.UsageError, match=r"or --source=DIR with --model=NAME for a checkpoint directory, found another name$"):
+    with pytest.raises(errors.UsageError, match=r"or --source=DIR with --model=NAME for a checkpoint directory, found another name"):
         zoo.get_vlm("/models/clip")
 
 

@@ -98,6 +98,19 @@ def gelu_tanh(x: np.ndarray) -> np.ndarray:
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
+def attend(query: np.ndarray, key: np.ndarray, value: np.ndarray, heads: int, allowed: np.ndarray | None = None) -> np.ndarray:
+    """What queries [L, W] gather from keys and values [M, W], head by head; `allowed` [L, M]."""
+    depth, gathered = query.shape[-1] // heads, []
+    for head in range(heads):
+        part = slice(head * depth, (head + 1) * depth)
+        scores = query[:, part] @ key[:, part].T / np.sqrt(depth)
+        if allowed is not None:
+            scores = np.where(allowed, scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        gathered.append(weights / weights.sum(-1, keepdims=True) @ value[:, part])
+    return np.concatenate(gathered, -1)
+
+
 class Oracle:
     """CLIP in float64 NumPy, one sample and one head at a time; `act` and `epsilon` can be mutated."""
 
@@ -114,20 +127,12 @@ class Oracle:
         return x @ self.tensors[f"{key}.weight"].T + self.tensors[f"{key}.bias"]
 
     def stack(self, x: np.ndarray, tower: str, sizes: dict[str, int], causal: bool) -> np.ndarray:
-        depth = sizes["hidden_size"] // sizes["num_attention_heads"]
+        allowed = np.tri(len(x), dtype=bool) if causal else None
         for layer in range(sizes["num_hidden_layers"]):
             prefix = f"{tower}.encoder.layers.{layer}"
             normed = self.norm(x, f"{prefix}.layer_norm1")
             query, key, value = (self.linear(normed, f"{prefix}.self_attn.{part}_proj") for part in "qkv")
-            heads = []
-            for head in range(sizes["num_attention_heads"]):
-                part = slice(head * depth, (head + 1) * depth)
-                scores = query[:, part] @ key[:, part].T / np.sqrt(depth)
-                if causal:
-                    scores[np.triu_indices(len(x), 1)] = -np.inf
-                weights = np.exp(scores - scores.max(-1, keepdims=True))
-                heads.append(weights / weights.sum(-1, keepdims=True) @ value[:, part])
-            x = x + self.linear(np.concatenate(heads, -1), f"{prefix}.self_attn.out_proj")
+            x = x + self.linear(attend(query, key, value, sizes["num_attention_heads"], allowed), f"{prefix}.self_attn.out_proj")
             hidden = self.act(self.linear(self.norm(x, f"{prefix}.layer_norm2"), f"{prefix}.mlp.fc1"))
             x = x + self.linear(hidden, f"{prefix}.mlp.fc2")
         return x

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from relink_jax import heads as heads_lib
-from relink_jax.encoders import convert, tokenize, zoo
+from relink_jax.encoders import convert, tokenize, towers, zoo
 
 pytestmark = pytest.mark.parity
 
@@ -54,8 +54,8 @@ def _published(directory, dtype, **text):
 
 def _ours(spec, converted, pixels, ids):
     features = (
-        convert.image_features(spec, converted.params["image"], jnp.asarray(pixels)),
-        convert.text_features(spec, converted.params["text"], jnp.asarray(ids)),
+        towers.image_features(spec, converted.params["image"], jnp.asarray(pixels)),
+        towers.text_features(spec, converted.params["text"], jnp.asarray(ids)),
     )
     return features, [heads_lib.project(converted.heads[side], value) for side, value in zip(heads_lib.SIDES, features, strict=True)]
 
@@ -88,7 +88,7 @@ def test_float64_on_both_sides_agrees_to_rounding(tmp_path):
     expected = make_goldens.reference(model, np.moveaxis(pixels, -1, 1), ids)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda array: jnp.asarray(array, jnp.float64), converted.params)
-        image, text = convert.image_features(spec, wide["image"], jnp.asarray(pixels)), convert.text_features(spec, wide["text"], jnp.asarray(ids))
+        image, text = towers.image_features(spec, wide["image"], jnp.asarray(pixels)), towers.text_features(spec, wide["text"], jnp.asarray(ids))
         np.testing.assert_allclose(image, expected["image_features"], atol=1e-9)
         np.testing.assert_allclose(text, expected["text_features"], atol=1e-9)
 

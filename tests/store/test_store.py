@@ -90,7 +90,7 @@ def test_tables_round_trip_and_detect_corruption(tmp_path):
         tables.read_table(tmp_path / "none.parquet")
 
 
-PROVENANCE = {"source_sha256": "a", "config_sha256": "b", "parameters": 8, "layout": "test", "ignored": [], "specialisation": -1}
+PROVENANCE = {"source_sha256": "a", "config_sha256": "b", "parameters": 8, "layout": "test", "ignored": [], "model": {}}
 
 
 def test_checkpoints_round_trip_and_detect_a_changed_array(tmp_path):

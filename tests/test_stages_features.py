@@ -1,0 +1,160 @@
+"""Maps and heads of every form through the stages: read shard by shard, projected in chunks, audited, probed, and not mitigated."""
+
+import json
+
+import numpy as np
+import pytest
+
+from relink_jax import cli, errors, heads
+from relink_jax.cohort import schema
+from relink_jax.encoders import specs, zoo
+from relink_jax.stages import context
+from relink_jax.store import checkpoints, shards, workdir
+
+F, M, D, P = 10, 4, 8, 6
+RUN = [
+    *("--config=demo_small", "--config.cohort.phantom.n_patients=60", "--config.models=mine", "--config.mitigate=mine"),
+    *("--config.audit.bootstrap_replicates=100", "--config.audit.pool_sizes=10", "--config.probe.bootstrap_replicates=100", "--config.probe.max_iterations=20"),
+]
+
+PROVENANCE = {
+    "model": specs.to_json(zoo.get_vlm("phantom-0-untrained")),
+    **dict.fromkeys(("source_sha256", "config_sha256", "rules_sha256"), "0" * 64),
+    **{"layout": "none", "source_dtypes": ["F32"], "ignored": [], "parameters": 1, "logit_scale": 1.0, "side_files_sha256": {}},
+}
+
+
+def draw(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def dense(seed, inputs, outputs, bias=True):
+    return {"kernel": draw(seed, inputs, outputs)} | ({"bias": draw(seed + 1, outputs)} if bias else {})
+
+
+def norm(width):
+    return {"scale": np.ones(width, np.float32), "bias": np.zeros(width, np.float32)}
+
+
+FORMS = {
+    "linear": dense(1, F, D, bias=False),
+    "affine": dense(1, F, D),
+    "mlp": {"fc1": dense(1, F, 9, bias=False), "fc2": dense(2, 9, D, bias=False)},
+    "cxr_bert": {"dense_to_hidden": dense(1, F, D), "norm": norm(D), "dense_to_output": dense(3, D, D)},
+    "patch": {"conv1": dense(1, F + M, D, bias=False), "bn": {**norm(D), "mean": draw(2, D), "var": np.ones(D, np.float32)}, "conv2": dense(3, D, D)}
+    | {"missing": draw(4, M)},
+    "map": {"norm": norm(F), "fc1": dense(1, F, 9), "fc2": dense(3, 9, F)},
+    "none": {},
+}
+
+
+def kept(found, what, rows, identity=None, shape=(F,), dtype=np.float32):
+    """Writes random features in a shuffled order, as a run may have, and returns them in index order."""
+    table = draw(rows, rows, *shape).astype(dtype)
+    index = np.random.default_rng(1).permutation(rows).astype(np.int32)
+    shards.write_all(found.features("mine", what), {"features": table[index], "index": index}, 7, identity or {})
+    return table
+
+
+@pytest.fixture
+def found(tmp_path):
+    with workdir.opened(tmp_path / "w", {}, {}) as opened:
+        yield opened
+
+
+def brought(found, image, text):
+    heads.save(found.heads("mine", "original"), {"image": FORMS[image], "text": FORMS[text]}, {"arm": "original"})
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_maps_are_read_in_index_order_and_averaged_into_vectors(found, dtype):
+    maps, texts = kept(found, "images", 23, shape=(P, F), dtype=dtype), kept(found, "texts", 9)
+    np.testing.assert_array_equal(context.features(found, "mine", "images"), maps)
+    assert context.features(found, "mine", "images").dtype == dtype
+    pooled = context.vectors(found, "mine", "images")
+    assert pooled.dtype == np.float32
+    np.testing.assert_allclose(pooled, maps.astype(np.float64).mean(axis=1), atol=1e-6)
+    np.testing.assert_array_equal(context.vectors(found, "mine", "texts"), texts)
+
+
+@pytest.mark.parametrize("chunk", [1, 4 * P * F * 3, 2**28])
+def test_embeddings_do_not_depend_on_the_chunk_and_no_chunk_is_larger(found, monkeypatch, chunk):
+    maps, texts = kept(found, "images", 23, shape=(P, F)), kept(found, "texts", 9)
+    brought(found, "patch", "cxr_bert")
+    seen, real = [], context._project
+    monkeypatch.setattr(context, "_CHUNK_BYTES", chunk)
+    monkeypatch.setattr(context, "_project", lambda head, rows: seen.append(rows.nbytes) or real(head, rows))
+    images, reports = context.embeddings(found, "mine", "original", 5)
+    np.testing.assert_allclose(images, heads.project(FORMS["patch"], maps), atol=1e-6)
+    np.testing.assert_allclose(reports, heads.project(FORMS["cxr_bert"], texts), atol=1e-6)
+    assert max(seen) <= max(chunk, 4 * P * F)
+    again = context.embeddings(found, "mine", "original", 5)
+    np.testing.assert_array_equal(again[0], images)
+
+
+def test_a_damaged_map_shard_is_named_and_no_embedding_is_written(found):
+    kept(found, "images", 23, shape=(P, F))
+    kept(found, "texts", 9)
+    brought(found, "patch", "none")
+    path = found.features("mine", "images") / "shard-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(errors.StoreError, match="shard corrupted in images/shard-00002"):
+        context.embeddings(found, "mine", "original", 5)
+    assert not shards.finished(found.embeddings("mine", "original", "images"))
+
+
+def test_the_encoding_names_the_least_exact_of_both_sides(found):
+    kept(found, "images", 5, {"precision": "float32", "dtype": "float16"}, shape=(P, F))
+    kept(found, "texts", 5, {"precision": "bf16", "dtype": "float32"})
+    encoding = context.encoding(found, "mine")
+    assert encoding == {"precision": "bf16 and float32", "dtype": "float16 and float32"}
+    assert [sentence.split(",")[0] for sentence in context.encoding_warnings(encoding)] == [
+        "features were computed with weights and activations in bfloat16",
+        "feature maps were stored in float16",
+    ]
+    assert context.encoding_warnings({"precision": "float32", "dtype": "float32"}) == []
+
+
+@pytest.fixture(scope="module")
+def cohort_workdir(tmp_path_factory):
+    root = tmp_path_factory.mktemp("forms") / "w"
+    assert cli.main(["cohort", *RUN, f"--workdir={root}"]) == 0
+    checkpoints.save(workdir.Workdir(root, "", b"").model("mine"), {"image": {"unused": np.zeros(1, np.float32)}}, PROVENANCE)
+    return root
+
+
+def prepared(root, image, text, **identity):
+    """Puts random features and heads of a model 'mine' into a workdir that has a cohort, in place of earlier ones."""
+    found, cohort = workdir.Workdir(root, "", b""), schema.load(root / "cohort", root)
+    for directory in (root / "features", root / "embeddings", root / "heads", root / "results"):
+        shards.discard(directory)
+    kept(found, "images", len(cohort.image_key), identity, shape=(P, F) if image == "patch" else (F,))
+    kept(found, "texts", len(cohort.text), identity)
+    brought(found, image, text)
+
+
+@pytest.mark.parametrize(("image", "text"), [("patch", "cxr_bert"), ("linear", "mlp"), ("affine", "affine"), ("map", "none"), ("none", "map")])
+def test_heads_that_are_not_linear_are_audited_and_probed_but_not_mitigated(cohort_workdir, capsys, image, text):
+    prepared(cohort_workdir, image, text)
+    capsys.readouterr()
+    assert cli.main(["heads", *RUN, f"--workdir={cohort_workdir}"]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1
+    assert "heads that cannot be mitigated in model 'mine': expected linear heads, the only ones that can be mitigated in this version" in told[0]
+    assert "--config.mitigate= audits without mitigation" in told[0]
+    assert f"found image head of form '{image}' and text head of form '{text}'" in told[0]
+    assert [path.name for path in (cohort_workdir / "heads" / "mine").iterdir()] == ["original"]
+    for stage in ("audit", "probe"):
+        assert cli.main([stage, *RUN, "--config.mitigate=", f"--workdir={cohort_workdir}"]) == 0
+    results = sorted((cohort_workdir / "results").glob("mine__original__*.json"))
+    document = json.loads(results[0].read_text())
+    assert document["model"]["encoding"] == {"precision": "float32", "dtype": "float32"}
+    assert {entry["features"] for entry in document["utility"]["probe"]} == {"pre_head", "original"}
+
+
+def test_results_of_bf16_features_carry_a_warning(cohort_workdir):
+    prepared(cohort_workdir, "patch", "linear", precision="bf16")
+    assert cli.main(["audit", *RUN, "--config.mitigate=", f"--workdir={cohort_workdir}"]) == 0
+    document = json.loads(next((cohort_workdir / "results").glob("mine__original__*.json")).read_text())
+    assert document["model"]["encoding"]["precision"] == "bf16"
+    assert any("in bfloat16, not in float32" in sentence for sentence in document["warnings"])
