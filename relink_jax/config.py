@@ -8,13 +8,14 @@ plain arguments, and only `stages/` translates one into the other.
 """
 
 import dataclasses
-import functools
-import json
 import pathlib
 import re
 from typing import Any
 
 from relink_jax import errors
+from relink_jax.settings import FieldInfo as FieldInfo
+from relink_jax.settings import Section, absolute, assign, check_choice, check_name, check_type, fields, fill, lookup, option
+from relink_jax.settings import to_dict as to_dict
 
 MODELS = ("phantom-0-untrained", "phantom-1-labels", "phantom-2-reports", "phantom-3-specialist")
 ARMS = ("original", "random", "dp", "noise_only")
@@ -22,32 +23,15 @@ TEXT_FIELDS = ("findings+impression", "findings", "impression", "report_text")
 PATHS = ("source", "embeddings", "cohort.table", "cohort.image_root")
 SPLITS = ("train", "validate", "test")
 _CHOICES: dict[str, tuple[str, ...]] = {
-    **{"embed.precision": ("float32", "bf16"), "embed.map_dtype": ("float32", "float16"), "heads.performance.clipping": ("closed_form", "vmap")},
+    **{"embed.precision": ("float32", "bf16"), "embed.map_dtype": ("float32", "float16"), "embed.prior": ("none", "table")},
+    **{"heads.performance.clipping": ("closed_form", "vmap")},
     **{"audit.label_policy": ("quaternary", "ternary", "u_one", "u_zero"), "audit.same_patient": ("exclude", "negative"), "heads.train_split": SPLITS},
     **{"heads.mechanism.objective": ("anchor_infonce",), "heads.mechanism.unit": ("patient", "pair"), "heads.mechanism.optimizer": ("sgd", "adam")},
 }
 
 
-def option(default: Any, help_text: str) -> Any:
-    """Returns a dataclass field with `default` (a value, or a dataclass type to instantiate) and its help text."""
-    metadata = {"help": help_text}
-    if isinstance(default, type):
-        return dataclasses.field(default_factory=default, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-class _Section:
-    """A dataclass that refuses attributes it has no field for, so that a typo in a config file is not silently ignored."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        known = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
-        if name not in known:
-            raise AttributeError(f"unknown field {name!r}{errors.suggest(name, known)}")
-        object.__setattr__(self, name, value)
-
-
 @dataclasses.dataclass
-class PhantomConfig(_Section):
+class PhantomConfig(Section):
     """The seeded generator of synthetic radiographs and reports."""
 
     seed: int = option(7, "seed of the synthetic population; the packaged models never saw seed 7")
@@ -56,7 +40,7 @@ class PhantomConfig(_Section):
 
 
 @dataclasses.dataclass
-class CohortConfig(_Section):
+class CohortConfig(Section):
     """Which pairs are audited and where they come from."""
 
     name: str = option("", "name of the cohort on the page and in results files; empty takes 'phantom', or the table's file name")
@@ -70,7 +54,7 @@ class CohortConfig(_Section):
 
 
 @dataclasses.dataclass
-class EmbedConfig(_Section):
+class EmbedConfig(Section):
     """Encoding images and reports with frozen towers."""
 
     batch_size: int = option(128, "images or texts per device step, over all devices")
@@ -78,10 +62,11 @@ class EmbedConfig(_Section):
     anchors: int = option(1024, "synthetic anchor texts embedded as the public bank of DP training")
     precision: str = option("float32", "float32 (HIGHEST), or bf16: weights and activations of the towers in bfloat16; faster, and results say so")
     map_dtype: str = option("float32", "stored maps of patch heads (4 bytes a number), or float16 for half the disk (2 bytes); vectors stay float32")
+    prior: str = option("none", "none: every image alone; table: models that compare images (BioViL-T) also see the image that prior_image_id names")
 
 
 @dataclasses.dataclass
-class AuditConfig(_Section):
+class AuditConfig(Section):
     """The linkage audit itself."""
 
     pool_sizes: tuple[int, ...] = option((10, 100, 1000, 10000), "candidate-pool sizes N; those that do not fit are left out")
@@ -98,7 +83,7 @@ class AuditConfig(_Section):
 
 
 @dataclasses.dataclass
-class MechanismConfig(_Section):
+class MechanismConfig(Section):
     """Everything the privacy guarantee depends on; recorded in the ledger."""
 
     objective: str = option("anchor_infonce", "per-record loss: anchor_infonce")
@@ -115,7 +100,7 @@ class MechanismConfig(_Section):
 
 
 @dataclasses.dataclass
-class PerformanceConfig(_Section):
+class PerformanceConfig(Section):
     """Choices that change speed and memory, never the guarantee."""
 
     clipping: str = option("closed_form", "closed_form (rank-one, linear heads) or vmap (the reference path)")
@@ -123,7 +108,7 @@ class PerformanceConfig(_Section):
 
 
 @dataclasses.dataclass
-class HeadsConfig(_Section):
+class HeadsConfig(Section):
     """Training of mitigated projection heads on cached features."""
 
     train_split: str = option("train", "split the heads are trained on")
@@ -134,7 +119,7 @@ class HeadsConfig(_Section):
 
 
 @dataclasses.dataclass
-class ProbeConfig(_Section):
+class ProbeConfig(Section):
     """The 14-label linear probe that prices the mitigation."""
 
     l2_grid: tuple[float, ...] = option((1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0), "L2 strengths tried on the validation split")
@@ -143,7 +128,7 @@ class ProbeConfig(_Section):
 
 
 @dataclasses.dataclass
-class ReportConfig(_Section):
+class ReportConfig(Section):
     """The page."""
 
     title: str = option("Cross-modal linkage audit", "title of the page")
@@ -151,7 +136,7 @@ class ReportConfig(_Section):
 
 
 @dataclasses.dataclass
-class RunConfig(_Section):
+class RunConfig(Section):
     """One run: which models and arms, and every stage's settings."""
 
     name: str = option("demo", "name of the run")
@@ -185,18 +170,18 @@ class RunConfig(_Section):
     def validate(self) -> None:
         """Checks every field; raises `UsageError` naming the first wrong one."""
         for field, default in zip(fields(self), fields(RunConfig()), strict=True):
-            _type(field.path, field.default, default.default)
+            check_type(field.path, field.default, default.default)
         for path in PATHS:
             absolute(lookup(self, path), path)
-        _choice("cohort.source", self.cohort.source, ("phantom", "table"))
-        _choice("cohort.text_field", self.cohort.text_field, TEXT_FIELDS)
+        check_choice("cohort.source", self.cohort.source, ("phantom", "table"))
+        check_choice("cohort.text_field", self.cohort.text_field, TEXT_FIELDS)
         for path, known in _CHOICES.items():
-            _choice(path, lookup(self, path), known)
+            check_choice(path, lookup(self, path), known)
         for path, names in (("models", self.models), ("cohort.name", (self.cohort.name,) if self.cohort.name else ())):
             for name in names:
                 check_name(name, f"config field {path!r}")
         for arm in self.arms:
-            _choice("arms", arm, ARMS)
+            check_choice("arms", arm, ARMS)
         if self.heads.mechanism.optimizer != "sgd" and self.heads.mechanism.learning_rate == 0:
             raise errors.UsageError("step size missing in config field 'heads.mechanism.learning_rate': expected a positive number with adam, found 0")
         if self.mitigate and self.mitigate not in self.models:
@@ -216,29 +201,6 @@ class RunConfig(_Section):
             raise errors.UsageError(
                 errors.describe("k", "config field 'audit.ks'", f"at most the largest pool size {max(self.audit.pool_sizes)}", str(max(self.audit.ks)))
             )
-
-
-def check_name(name: str, where: str) -> None:
-    """Raises `UsageError` unless `name` can be part of a file name and of a result's name."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or "__" in name:
-        raise errors.UsageError(errors.describe("name", where, "letters, digits, '.', '_' and '-', without '__'", repr(name)))
-
-
-def _type(path: str, value: Any, default: Any) -> None:
-    """Raises `UsageError` unless `value` has the type of `default`; whole numbers are numbers, and lists may be tuples."""
-    if isinstance(default, tuple):
-        kind, parts = type(default[0]), value if isinstance(value, list | tuple) else (None,)
-    else:
-        kind, parts = type(default), (value,)
-    allowed = (int, float) if kind is float else kind
-    if not all(isinstance(part, allowed) and isinstance(part, bool) == (kind is bool) for part in parts):
-        expected = f"{'a list of ' if isinstance(default, tuple) else ''}{kind.__name__}"
-        raise errors.UsageError(errors.describe("type", f"config field {path!r}", expected, f"{type(value).__name__} {value!r:.40}"))
-
-
-def _choice(path: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise errors.UsageError(f"unknown value in config field {path!r}: expected one of {', '.join(known)}, found {value!r}{errors.suggest(value, known)}")
 
 
 def _ranges(config: RunConfig) -> list[tuple[str, float, float, float]]:
@@ -275,76 +237,8 @@ def _ranges(config: RunConfig) -> list[tuple[str, float, float, float]]:
     ]
 
 
-@dataclasses.dataclass(frozen=True)
-class FieldInfo:
-    """One leaf of the config tree: its dotted path, type name, default and help."""
-
-    path: str
-    type_name: str
-    default: Any
-    help: str
-
-
-def fields(config: Any, prefix: str = "") -> list[FieldInfo]:
-    """Returns every leaf field of a config dataclass in order, with dotted paths."""
-    leaves: list[FieldInfo] = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        path = f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(value):
-            leaves += fields(value, f"{path}.")
-        else:
-            leaves.append(FieldInfo(path, type(value).__name__, value, field.metadata["help"]))
-    return leaves
-
-
-def lookup(config: Any, path: str) -> Any:
-    """Returns the value of a dotted field path."""
-    return functools.reduce(getattr, path.split("."), config)
-
-
-def assign(config: Any, path: str, value: Any) -> None:
-    """Sets the field at a dotted path."""
-    parent, _, leaf = path.rpartition(".")
-    setattr(lookup(config, parent) if parent else config, leaf, value)
-
-
-def absolute(path: str, field: str) -> str:
-    """Returns a path as an absolute one, so that a later command from another directory finds it; '' stays ''; `UsageError` for no path."""
-    try:
-        found = pathlib.Path(path).expanduser().resolve()
-        found.exists()
-        return str(found) if path else path
-    except (OSError, RuntimeError, ValueError) as error:
-        raise errors.UsageError(errors.describe("path", f"config field {field!r}", "one that can exist", getattr(error, "strerror", "") or "none")) from error
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Returns the resolved config as JSON-ready nested dicts (tuples become lists)."""
-    resolved: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    return resolved
-
-
 def from_dict(recorded: dict[str, Any]) -> RunConfig:
-    """Returns the config that `to_dict` recorded; a field it lacks keeps its default.
-
-    Raises: ValueError: a field that there is none of; TypeError: not a dict; UsageError: a value of another type than the field's.
-    """
+    """Returns the config that `to_dict` recorded; a field it lacks keeps its default. Raises what `settings.fill` does."""
     config = RunConfig()
-    _fill(config, recorded, "")
+    fill(config, recorded)
     return config
-
-
-def _fill(config: Any, recorded: Any, prefix: str) -> None:
-    if not isinstance(recorded, dict):
-        raise TypeError(f"expected named fields at {prefix or 'the top'!r}, found {type(recorded).__name__}")
-    known = {field.name for field in dataclasses.fields(config)}
-    for name, value in recorded.items():
-        if name not in known:
-            raise ValueError(f"unknown field {prefix + name!r}{errors.suggest(name, sorted(known))}")
-        current = getattr(config, name)
-        if dataclasses.is_dataclass(current):
-            _fill(current, value, f"{prefix}{name}.")
-        else:
-            _type(f"{prefix}{name}", value, current)
-            setattr(config, name, tuple(map(type(current[0]), value)) if isinstance(current, tuple) else type(current)(value))

@@ -36,12 +36,6 @@ class StoreError(RelinkError):
     exit_code = 74
 
 
-class PreemptedError(RelinkError):
-    """Work stopped early at a resumable point; exit code 75."""
-
-    exit_code = 75
-
-
 class UnsoundError(RelinkError):
     """A privacy claim that the mechanism does not support, or a failed self-check; exit code 70."""
 

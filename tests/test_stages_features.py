@@ -103,6 +103,21 @@ def test_a_damaged_map_shard_is_named_and_no_embedding_is_written(found):
     assert not shards.finished(found.embeddings("mine", "original", "images"))
 
 
+@pytest.mark.parametrize("changed", ["images", "texts", "heads"])
+def test_embeddings_of_features_or_heads_that_are_others_now_are_stale(found, changed):
+    for what in ("images", "texts"):
+        kept(found, what, 9)
+    brought(found, "linear", "linear")
+    context.embeddings(found, "mine", "original", 5)
+    if changed == "heads":
+        brought(found, "affine", "linear")
+    else:
+        shards.discard(found.features("mine", changed))
+        kept(found, changed, 9, dtype=np.float16)  # other shards under the same identity
+    with pytest.raises(errors.StoreError, match="stale embeddings in embeddings of arm 'original'"):
+        context.embeddings(found, "mine", "original", 5)
+
+
 def test_the_encoding_names_the_least_exact_of_both_sides(found):
     kept(found, "images", 5, {"precision": "float32", "dtype": "float16"}, shape=(P, F))
     kept(found, "texts", 5, {"precision": "bf16", "dtype": "float32"})

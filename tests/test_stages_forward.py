@@ -1,5 +1,6 @@
 """Stages hand every setting on to the rooms, and each split to its use: seen on the arguments that arrive there."""
 
+import dataclasses
 import inspect
 import types
 
@@ -30,6 +31,7 @@ def small_cohort(tmp_path):
         image_study=np.arange(24, dtype=np.int32) // 2,
         image_path=names,
         image_view=np.full(24, "PA", dtype=object),
+        image_prior=np.full(24, -1, np.int32),
         study_key=names[:12],
         study_patient=np.arange(12, dtype=np.int32),
         study_split=np.array(["train"] * 6 + ["validate"] * 2 + ["test"] * 4, dtype=object),
@@ -89,14 +91,49 @@ def test_the_probe_is_fitted_on_training_patients_chosen_on_validation_and_score
     assert seen["patients"].tolist() == [8, 8, 9, 9, 10, 10, 11, 11]
 
 
-def test_features_are_kept_under_the_digests_of_weights_and_cohort(tmp_path, monkeypatch):
-    cohort, seen = small_cohort(tmp_path), []
+def test_only_the_site_that_was_chosen_trains(tmp_path):
+    cohort = dataclasses.replace(small_cohort(tmp_path), study_site=np.array(["A", "B"] * 6, dtype=object))
+    run = config_lib.RunConfig(heads=config_lib.HeadsConfig(train_site="B"))
+    assert context.training_sites(run, cohort) == ["B"]
+    assert [(one.name, one.external) for one in context.evaluation_sets(run, cohort)] == [("mine-A-external", True), ("mine-B-test", False)]
+
+
+def handed(tmp_path, monkeypatch, cohort, **settings):
+    """Returns what the embed stage says of one model of which it keeps anchors too, and what it hands on for images, texts and anchors."""
+    seen = []
     monkeypatch.setattr(embed.context, "needs", lambda *_: None)
     monkeypatch.setattr(embed.checkpoints, "restore", lambda _: ({}, {"tree_sha256": "of the weights"}))
     monkeypatch.setattr(embed.convert_stage, "converted_spec", lambda *_: None)
     for side in ("embed_images", "embed_texts"):
-        monkeypatch.setattr(embed.embed_lib, side, lambda *_, **given: seen.append(given["identity"]) or "done")
+        monkeypatch.setattr(embed.embed_lib, side, lambda *_, **given: seen.append(given) or "done")
     found = types.SimpleNamespace(model=lambda name: tmp_path, features=lambda *_: tmp_path)
-    embed._embed(config_lib.RunConfig(), found, cohort, "mine", ["an anchor"], None)
-    assert seen[0] == seen[1] == {"weights": "of the weights", "cohort": cohort.digest()}
-    assert seen[2]["weights"] == "of the weights"
+    run = config_lib.RunConfig(embed=config_lib.EmbedConfig(**settings))
+    return embed._embed(run, found, cohort, "mine", ["an anchor"], None), seen
+
+
+def test_features_are_kept_under_the_digests_of_weights_and_cohort(tmp_path, monkeypatch):
+    cohort = small_cohort(tmp_path)
+    _, seen = handed(tmp_path, monkeypatch, cohort)
+    assert seen[0]["identity"] == seen[1]["identity"] == {"weights": "of the weights", "cohort": cohort.digest()}
+    assert seen[2]["identity"]["weights"] == "of the weights"
+
+
+def test_every_embed_setting_arrives(tmp_path, monkeypatch):
+    settings = {"batch_size": 3, "shard_rows": 5, "precision": "bf16"}
+    _, seen = handed(tmp_path, monkeypatch, small_cohort(tmp_path), map_dtype="float16", **settings)
+    assert [{name: value for name, value in given.items() if name != "identity"} for given in seen] == [
+        {**settings, "map_dtype": "float16"},
+        settings,
+        settings,
+    ]
+
+
+@pytest.mark.parametrize(("mode", "compared"), [("table", 2), ("none", 0)])
+def test_an_image_whose_prior_is_the_first_one_is_shown_beside_it(tmp_path, monkeypatch, mode, compared):
+    monkeypatch.setattr(embed.towers, "prior_shape", lambda _: (4,))
+    monkeypatch.setattr(embed.context, "load_arm", lambda *_: ({"image": {"missing": "the stand-in"}}, {}, None))
+    priors = np.full(24, -1, np.int32)
+    priors[[1, 3]] = 0, 2
+    done, seen = handed(tmp_path, monkeypatch, dataclasses.replace(small_cohort(tmp_path), image_prior=priors), prior=mode)
+    assert done.compared == compared
+    assert [given.get("missing") for given in seen] == ["the stand-in" if compared else None, None, None]

@@ -16,7 +16,10 @@ from relink_jax.cohort.schema import LABELS
 
 REQUIRED = ("image_path", "patient_id", "study_id")
 TEXTS = ("findings", "impression", "report_text", "report_path")
-OPTIONAL = ("image_id", "report_id", "view", "split", "pretrain_exposure", "site", "study_order", "study_date", "age_years", "sex", "label_source")
+OPTIONAL = (
+    *("image_id", "report_id", "prior_image_id", "view", "split", "pretrain_exposure", "site"),
+    *("study_order", "study_date", "age_years", "sex", "label_source"),
+)
 ALIASES = {"Airspace Opacity": "Lung Opacity", "No Findings": "No Finding"}
 _UNREAD = ("study_order", "study_date", "age_years", "sex")
 _KNOWN = (*REQUIRED, *TEXTS, *OPTIONAL, *LABELS)

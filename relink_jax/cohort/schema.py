@@ -38,7 +38,7 @@ VIEWS = ("PA", "AP", "LATERAL", "OTHER", "")
 EXPOSURES = ("seen", "unseen", "unknown")
 
 _RECORD = "cohort.json"
-_IMAGES = ("image_key", "image_study", "image_path", "image_view")
+_IMAGES = ("image_key", "image_study", "image_path", "image_view", "image_prior")
 _STUDIES = ("study_key", "study_patient", "study_split", "study_site", "study_exposure", "study_text", "study_has_labels")
 _SECRET = ("image_key", "study_key", "patient_key", "text_key")
 
@@ -56,8 +56,9 @@ class Cohort:
     """All NumPy, image i in [I), study s in [S), patient p in [P), unique text u in [U).
 
     `study_labels` int8 [S, 14] holds 1, 0, -1 (uncertain) or `BLANK` (not mentioned); where `study_has_labels` is false
-    the row is all blank because nobody labelled the study. `image_path` is relative to `image_root`. `counts` records
-    every inclusion decision. Raises: DataError: arrays that do not fit together, a patient in two splits.
+    the row is all blank because nobody labelled the study. `image_path` is relative to `image_root`. `image_prior` int32 [I]
+    is the earlier image of the same patient that an image is to be compared with, -1 for none. `counts` records every
+    inclusion decision. Raises: DataError: arrays that do not fit together, a patient in two splits.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Cohort:
     image_study: np.ndarray
     image_path: np.ndarray
     image_view: np.ndarray
+    image_prior: np.ndarray
     study_key: np.ndarray
     study_patient: np.ndarray
     study_split: np.ndarray
@@ -88,6 +90,7 @@ class Cohort:
                 raise errors.DataError(errors.describe(f"column {field.name}", "cohort", f"{sizes[kind]} rows", str(len(getattr(self, field.name)))))
         for name, kind in (("image_study", "study"), ("study_patient", "patient"), ("study_text", "text")):
             self._check_index(name, sizes[kind])
+        self._check_priors()
         if self.study_labels.shape != (sizes["study"], len(LABELS)) or not np.isin(self.study_labels, (1, 0, -1, BLANK)).all():
             raise errors.DataError(
                 errors.describe(
@@ -151,10 +154,18 @@ class Cohort:
         files.write_json(directory / _RECORD, {"name": self.name, "synthetic": self.synthetic, "counts": self.counts, "digest": digest})
         return digest
 
-    def _check_index(self, name: str, size: int) -> None:
+    def _check_index(self, name: str, size: int, lowest: int = 0) -> None:
         array = getattr(self, name)
-        if array.dtype != np.int32 or (array.size and not 0 <= array.min() <= array.max() < size):
-            raise errors.DataError(errors.describe(f"index {name}", "cohort", f"int32 in [0, {size})", f"{array.dtype} or out of range"))
+        if array.dtype != np.int32 or (array.size and not lowest <= array.min() <= array.max() < size):
+            raise errors.DataError(errors.describe(f"index {name}", "cohort", f"int32 in [{lowest}, {size})", f"{array.dtype} or out of range"))
+
+    def _check_priors(self) -> None:
+        self._check_index("image_prior", len(self.image_key), lowest=-1)
+        images, patient = np.flatnonzero(self.image_prior >= 0), self.study_patient[self.image_study]
+        priors = self.image_prior[images]
+        wrong = np.count_nonzero((priors == images) | (patient[priors] != patient[images]))
+        if wrong:
+            raise errors.DataError(errors.describe("prior images", "cohort", "another image of the same patient", f"{wrong} that are none"))
 
 
 def load(directory: pathlib.Path, image_root: pathlib.Path) -> Cohort:

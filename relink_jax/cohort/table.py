@@ -5,6 +5,7 @@ One row per image-report pair, with image_path, patient_id, study_id and a text,
 row (counted from 1, header not counted) and column and never the identifier or the text. What is left out is counted.
 """
 
+import math
 import pathlib
 import re
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ def read_pairs(
     """Returns the cohort of a pairs table.
 
     Absent columns: image_id is image_path, report_id is study_id, split is 'test', pretrain_exposure is 'unknown', site is
-    '', view is '' and then no row is left out for its view. With text_field 'findings+impression' a table that has neither
+    '', view is '' and then no row is left out for its view; prior_image_id names no prior image. With text_field 'findings+impression' a table that has neither
     column is read from report_text or report_path instead. report_path is relative to the table's directory.
     Args: views: views kept; key: the workdir's secret for keyed pseudonyms; max_missing_share: in [0, 1), share of the rows
       of kept views whose image (or report file) may be missing.
@@ -54,6 +55,7 @@ def read_pairs(
     rows = _Rows(columns.read_columns(path), f"pairs table {path.name!r}")
     rows.check_choices()
     rows.check_identities()
+    rows.check_priors()
     labels, labelled = rows.labels()
     rows.check_within_study("labels", labels)
     keep = rows.keep_views(views)
@@ -134,6 +136,31 @@ class _Rows:
                 relative = pathlib.PurePosixPath(value)
                 if relative.is_absolute() or ".." in relative.parts:
                     raise errors.DataError(errors.describe("path", self.at(row, column), "one inside its root", "an absolute one or one with '..'"))
+
+    def check_priors(self) -> None:
+        """Checks that a prior image is another image of the same patient in the table, of no later study where study_order gives numbers."""
+        found, row_of = self.found, dict[str, int]()
+        if "prior_image_id" not in found:
+            return
+        self._one("image_id", "prior_image_id", "image", "prior image")
+        for row, image in enumerate(found["image_id"]):
+            row_of.setdefault(image, row)
+        orders = [_number(cell) for cell in found.get("study_order", [""] * self.size)]
+        for row, prior in enumerate(found["prior_image_id"]):
+            if not prior:
+                continue
+            other = row_of.get(prior, -1)
+            if other < 0:
+                wrong = "an image of the table, or a blank", "one that is in no row"
+            elif prior == found["image_id"][row]:
+                wrong = "another image than the row's own", "its own"
+            elif found["patient_id"][other] != found["patient_id"][row]:
+                wrong = "an image of the same patient", f"another patient's, of data row {other + 1}"
+            elif orders[other] > orders[row]:
+                wrong = "an image of an earlier study", f"one of a later study_order, of data row {other + 1}"
+            else:
+                continue
+            raise errors.DataError(errors.describe("prior image", self.at(row, "prior_image_id"), *wrong))
 
     def check_within_study(self, what: str, cells: Sequence[object]) -> None:
         """Checks that all rows of a study agree on `cells`, one per row; None is not compared."""
@@ -237,11 +264,15 @@ def _kind(value: str) -> str:
     """Returns what sort of cell this is, without repeating it."""
     if not value:
         return "a blank"
+    return f"a word of {len(value)} characters" if math.isnan(_number(value)) else "another number"
+
+
+def _number(cell: str) -> float:
+    """Returns the number in a cell; NaN, which compares with nothing, for anything else."""
     try:
-        float(value)
+        return float(cell)
     except ValueError:
-        return f"a word of {len(value)} characters"
-    return "another number"
+        return math.nan
 
 
 def _assemble(
@@ -265,6 +296,7 @@ def _assemble(
             text_of.setdefault(texts[row], len(text_of))
     rows.counts |= {"studies_without_labels": sum(not labelled[row] for row in study_rows), "images": len(image_of), "studies": len(study_of)}
     rows.counts |= {"patients": len(patient_of), "unique_texts": len(text_of)}
+    priors = _priors(rows, image_of, image_rows)
     return Cohort(
         name=name,
         synthetic=synthetic,
@@ -273,6 +305,7 @@ def _assemble(
         image_study=np.array([study_of[found["study_id"][row]] for row in image_rows], dtype=np.int32),
         image_path=np.array([found["image_path"][row] for row in image_rows], dtype=object),
         image_view=np.array([found["view"][row] for row in image_rows], dtype=object),
+        image_prior=priors,
         study_key=_keyed(key, study_of),
         study_patient=np.array([patient_of[found["patient_id"][row]] for row in study_rows], dtype=np.int32),
         study_split=np.array([found["split"][row] for row in study_rows], dtype=object),
@@ -286,6 +319,17 @@ def _assemble(
         text_key=_keyed(key, text_of),
         counts=rows.counts,
     )
+
+
+def _priors(rows: _Rows, image_of: dict[str, int], image_rows: list[int]) -> np.ndarray:
+    """Returns each image's prior, int32 [I], -1 for none, and counts the priors that are there and those whose own row was left out."""
+    if "prior_image_id" not in rows.found:
+        return np.full(len(image_rows), -1, np.int32)
+    named = [rows.found["prior_image_id"][row] for row in image_rows]
+    priors = np.array([image_of.get(image, -1) for image in named], np.int32)
+    there = int(np.count_nonzero(priors >= 0))
+    rows.counts |= {"images_with_prior": there, "dropped_prior": sum(map(bool, named)) - there}
+    return priors
 
 
 def _keyed(key: bytes, values: dict[str, int]) -> np.ndarray:

@@ -20,6 +20,7 @@ from relink_jax import errors
 from relink_jax.encoders import specs
 
 PRECISION = jax.lax.Precision.HIGHEST
+_NEVER = -1e30  # a score that leaves no weight, in bfloat16 too
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -71,18 +72,35 @@ def mlp(stack: specs.StackSpec, x: jax.Array) -> jax.Array:
     return dense(stack.width, "fc2")(activation(stack.act)(dense(stack.mlp_width, "fc1")(x)))
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array, batch: int, heads: int, mask: jax.Array | None = None) -> jax.Array:
+def attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, batch: int, heads: int, mask: jax.Array | None = None, bias: jax.Array | None = None
+) -> jax.Array:
     """Returns what queries [B * L, W] gather from keys and values [B * M, W] with `heads` heads: [B * L, W].
 
-    `mask` is True where attention is allowed: [L, M], or [B, 1, M] or [B, L, M] to differ between samples.
+    `mask` is True where attention is allowed: [L, M], or [B, 1, M] or [B, L, M] to differ between samples. `bias` is added to the scores:
+    [heads, L, M], or [B, heads, L, M].
     """
     depth = query.shape[-1] // heads
     query, key, value = (_split(part, batch, heads) for part in (query * depth**-0.5, key, value))
+    if mask is not None and mask.ndim == 3 and mask.shape[1] == 1:
+        query, key, mask = *_with_padding(query, key, jnp.repeat(mask[:, 0], heads, axis=0)), None
     scores = jnp.einsum("nld,nmd->nlm", query, key, precision=PRECISION)
+    if bias is not None:
+        scores = (scores.reshape(batch, heads, *scores.shape[1:]) + bias).reshape(scores.shape)
     if mask is not None:
-        scores = jnp.where(jnp.repeat(mask, heads, axis=0) if mask.ndim == 3 else mask, scores, jnp.finfo(scores.dtype).min)
-    mixed = jnp.einsum("nlm,nmd->nld", jax.nn.softmax(scores, axis=-1), value, precision=PRECISION)
+        scores = jnp.where(jnp.repeat(mask, heads, axis=0) if mask.ndim == 3 else mask, scores, _NEVER)
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    mixed = jnp.einsum("nlm,nmd->nld", weights, value, precision=PRECISION) / jnp.sum(weights, axis=-1, keepdims=True)
     return mixed.reshape(batch, heads, -1, depth).transpose(0, 2, 1, 3).reshape(-1, heads * depth)
+
+
+def _with_padding(query: jax.Array, key: jax.Array, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns queries [N, L, D] and keys [N, M, D] with one more channel, whose product adds 0 for keys that are `seen` [N, M], else `_NEVER`.
+
+    The product itself then masks, which saves a pass over the scores.
+    """
+    ones = jnp.ones_like(query[..., :1])
+    return jnp.concatenate([query, ones], axis=-1), jnp.concatenate([key, jnp.where(seen, 0, _NEVER)[..., None].astype(key.dtype)], axis=-1)
 
 
 def _split(x: jax.Array, batch: int, heads: int) -> jax.Array:

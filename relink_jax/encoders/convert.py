@@ -3,8 +3,9 @@
 Every tensor of the files is consumed by exactly one rule or ignored with a stated reason, every parameter of the towers and heads is
 filled exactly once, and every shape is compared with `jax.eval_shape` of the towers; nothing is skipped silently. A model may lie in
 several files (BioViL): each is recognised by its own keys, and together they must fill the tree exactly. Preprocessing and tokenizer
-must load and fit the towers, so that a model that converts also embeds. A file's SHA-256 is taken before it is opened and compared when
-the spec names one. Tensors are read one at a time; half-precision ones are upcast to float32.
+must load and fit the towers, so that a model that converts also embeds. The SHA-256 of every file is taken before one is opened and
+compared with those that the spec names. Tensors are read one at a time, also where a file lies in shards; half-precision ones are upcast
+to float32. Where a layout's geometry shows in its shapes (`geometry`), the spec must agree with them.
 
 Design note: heads are not part of the towers. They leave here as plain arrays, so that mitigation can replace them without touching an
 encoder. Ignored tensors leave as they are stored, so that an export can put them back.
@@ -21,7 +22,7 @@ import numpy as np
 from safetensors import numpy as safetensors_numpy
 
 from relink_jax import __version__, errors
-from relink_jax.encoders import formats, layouts, preprocess, rules, sources, specs, text, tokenize, towers
+from relink_jax.encoders import formats, geometry, layouts, preprocess, rules, sources, specs, text, tokenize, towers
 from relink_jax.store import checkpoints, digests, files
 
 WEIGHTS = "model.safetensors"
@@ -47,10 +48,13 @@ class Converted:
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
-    """One weight file: where it goes and what is in it; `keys` maps the table's spelling of a key to the file's."""
+    """One weight file: where it goes and what is in it; `keys` maps the table's spelling of a key to the file's.
+
+    `parts`: SHA-256 by name of the files that hold its tensors, itself or its shards.
+    """
 
     path: pathlib.Path
-    digest: str
+    parts: dict[str, str]
     contents: formats.Contents
     layout: rules.Layout
     keys: dict[str, str]
@@ -68,7 +72,8 @@ class _Opened:
         """What is recorded of the file."""
         return {
             "name": self.path.name,
-            "sha256": self.digest,
+            "sha256": _joint(list(self.parts.values())),
+            "parts": self.parts,
             "format": self.contents.format,
             "layout": self.layout.name,
             "rules_sha256": self.layout.digest(),
@@ -90,14 +95,15 @@ def convert(spec: specs.VLMSpec, weights: Sequence[pathlib.Path] = (), *, trust_
         DataError: missing or truncated file, wrong SHA-256, unknown layout, unexpected or missing keys, wrong shape or dtype,
             non-finite weights, a pickle that asks for more than data, or preprocessing or a tokenizer that is missing or fits other towers.
     """
-    paths = list(weights) or sources.weights(spec.directory)
-    taken = {path: _digest(path) for path in paths}
-    if spec.sha256 is not None and spec.sha256 not in taken.values():
-        raise errors.DataError(errors.describe("weights changed", f"{spec.name}/{paths[0].name}", f"SHA-256 {spec.sha256[:12]}", taken[paths[0]][:12]))
+    taken = {path: sources.parts_sha256(path) for path in weights or sources.weights(spec.directory)}
+    if spec.sha256:
+        sources.check_pinned(spec.name, [part for parts in taken.values() for part in parts.items()], spec.sha256)
     config = specs.read_json(spec.directory) if (spec.directory / specs.CONFIG).is_file() else {}
     check_inputs(spec)
     with contextlib.ExitStack() as stack:
         opened = _opened(taken, config.get("model_type"), bool(weights), trust_pickle, stack)
+        for one in opened:
+            geometry.check(spec, one.layout, {key: one.tensor(key).shape for key in one.keys}, one.where)
         filled = _filled(spec, opened)
         left_out = tuple({key: one.tensor(key).load().copy() for key in one.ignored} for one in opened)
         described = [one.provenance() for one in opened]
@@ -183,23 +189,18 @@ def target_shapes(spec: specs.VLMSpec) -> dict[str, tuple[int, ...]]:
     return {"/".join(str(entry.key) for entry in path): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def _digest(path: pathlib.Path) -> str:
-    try:
-        return digests.file_digest(path)
-    except OSError as error:
-        raise errors.DataError(errors.describe("weights unreadable", f"file {path.name!r}", "a readable file", type(error).__name__)) from error
-
-
 def _joint(found: Sequence[str]) -> str:
     """Returns one digest for those of several files, and a single file's own."""
     return found[0] if len(found) == 1 else digests.value_digest(list(found))
 
 
-def _opened(taken: Mapping[pathlib.Path, str], model_type: str | None, named: bool, trust_pickle: bool, stack: contextlib.ExitStack) -> list[_Opened]:
+def _opened(
+    taken: Mapping[pathlib.Path, dict[str, str]], model_type: str | None, named: bool, trust_pickle: bool, stack: contextlib.ExitStack
+) -> list[_Opened]:
     """Returns the files that are a model's weights, which fill each tower once; one that is none is passed over if the others suffice."""
     found: list[_Opened] = []
     refused: list[errors.DataError] = []
-    for path, digest in taken.items():
+    for path, parts in taken.items():
         try:
             contents = stack.enter_context(formats.opened(path, trust_pickle))
             keys = rules.canonical(contents.tensors)
@@ -207,7 +208,7 @@ def _opened(taken: Mapping[pathlib.Path, str], model_type: str | None, named: bo
         except errors.DataError as error:
             refused.append(error)
         else:
-            found.append(_Opened(path, digest, contents, layout, keys, *layout.assign(keys)))
+            found.append(_Opened(path, parts, contents, layout, keys, *layout.assign(keys)))
     if refused and named:
         raise refused[0]
     for side in _TOWERS:
@@ -216,7 +217,8 @@ def _opened(taken: Mapping[pathlib.Path, str], model_type: str | None, named: bo
             raise refused[0]
         if len(filling) != 1:
             have = " and ".join(filling) if filling else f"none among {', '.join(path.name for path in taken)}"
-            raise errors.DataError(errors.describe(f"weights of the {side} tower", "checkpoint", "one file (--source=FILE names one)", have))
+            hint = "; --ensemble makes each of them a member of an ensemble" if len(filling) > 1 else ""
+            raise errors.DataError(errors.describe(f"weights of the {side} tower", "checkpoint", "one file (--source=FILE names one)", have) + hint)
     return found
 
 

@@ -1,8 +1,8 @@
 """Opens a weight file of any published format and names its tensors; arrays are read one at a time, when asked for.
 
-safetensors; Flax's msgpack; torch's zip files (see `pickles`: nothing in them is run). torch itself is needed only for what cannot be
-read as data: TorchScript programs, pickles older than torch 1.6 and pickles of whole objects, and those only with the user's word that
-the file may run as a program (`trust_pickle`).
+safetensors; Flax's msgpack; torch's zip files (see `pickles`: nothing in them is run); and several of one kind that an index makes one
+checkpoint (`sharded`). torch itself is needed only for what cannot be read as data: TorchScript programs, pickles older than torch 1.6 and
+pickles of whole objects, and those only with the user's word that the file may run as a program (`trust_pickle`).
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 
 from relink_jax import errors
-from relink_jax.encoders import pickles
+from relink_jax.encoders import pickles, sharded
 from relink_jax.encoders.tensors import DTYPES, NAMES, Tensor
 
 SUFFIXES = (".safetensors", ".msgpack", ".bin", ".pt", ".pth", ".tar", ".ckpt")
@@ -41,18 +41,34 @@ class Contents:
 
 @contextlib.contextmanager
 def opened(path: pathlib.Path, trust_pickle: bool = False) -> Iterator[Contents]:
-    """Holds a weight file open and gives what is in it; the tensors' `load` works until it is closed.
+    """Holds a weight file, or every shard of an index, open and gives what is in it; the tensors' `load` works until it is closed.
 
-    Raises: DataError: a damaged file, another format, or one that would have to be run as a program without `trust_pickle`.
+    Raises: DataError: a damaged file, another format, one that would have to be run as a program without `trust_pickle`, or shards that
+        are not what their index says.
     """
     where = f"file {path.name!r}"
     with contextlib.ExitStack() as stack:
+        if sharded.is_index(path):
+            yield _joined(path, {shard.name: stack.enter_context(opened(shard, trust_pickle)) for shard in sharded.shards(path)})
+            return
         try:
             contents = _contents(path, where, trust_pickle, stack)
         except (safetensors.SafetensorError, zipfile.BadZipFile, OSError) as error:
             whole = "a whole safetensors file" if path.suffix == ".safetensors" else "a whole weight file"
             raise errors.DataError(errors.describe("weights unreadable", where, whole, type(error).__name__)) from error
         yield contents
+
+
+def _joined(index: pathlib.Path, found: Mapping[str, Contents]) -> Contents:
+    """Returns what the shards of an index, contents by file name, hold together."""
+    sharded.check(index, {name: contents.tensors.keys() for name, contents in found.items()})
+    every = found.values()
+    return Contents(
+        f"{' and '.join(sorted({one.format for one in every}))} in {len(found)} shards",
+        {key: tensor for one in every for key, tensor in one.tensors.items()},
+        tuple(name for one in every for name in one.left_out),
+        tuple(name for one in every for name in one.unbuilt),
+    )
 
 
 def _contents(path: pathlib.Path, where: str, trust_pickle: bool, stack: contextlib.ExitStack) -> Contents:

@@ -95,10 +95,11 @@ def recipe_for(spec: specs.VLMSpec) -> recipes.Recipe:
     """
     if not spec.recipe or spec.recipe == OWN:
         return read_spec(spec.directory).recipe
-    if spec.recipe not in RECIPES:
+    found = recipes.named(spec.recipe)
+    if found is None:
         expected = f"one of {', '.join(map(repr, (OWN, *RECIPES)))}"
         raise errors.UsageError(errors.describe("preprocessing", f"model {spec.name!r}", expected, repr(spec.recipe)) + errors.suggest(spec.recipe, RECIPES))
-    return RECIPES[spec.recipe]
+    return found
 
 
 def pixels(image: np.ndarray, spec: PreprocessSpec) -> np.ndarray:

@@ -231,10 +231,10 @@ MODELS: dict[str, Published] = {
     ),
     "chexzero": Published(
         tier="chest X-ray",
-        description="CheXzero: CLIP ViT-B/32 trained on impressions of MIMIC-CXR; audit each of the ten published members by itself",
+        description="CheXzero: CLIP ViT-B/32 trained on impressions of MIMIC-CXR; ten members were published, for --ensemble",
         licence="MIT (code); weights unstated",
         origin="rajpurkarlab/CheXzero on GitHub",
-        files="one best_*.pt, vocab.json and merges.txt of CLIP",
+        files="one best_*.pt, or several with --ensemble; vocab.json and merges.txt of CLIP",
         exposure=_saw("pairs", "labels", "run_preprocess.py, data_process.py", mimic_split="all, official test included", chexpert_split="model selection"),
         image=_B32,
         text=_BASE_TEXT,

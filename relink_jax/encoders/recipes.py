@@ -10,6 +10,7 @@ bits, the image comes here already scaled by `cohort.images`; and a coloured one
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -185,12 +186,31 @@ _GREY = Step("grey")
 _HALF: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 _CLIP: dict[str, Any] = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 _IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_CLIP_SIDE = 224
 _CXR_CLIP = (_GREY, Step("short_side", (224, BILINEAR)), Step("crop", (224, 224, "even")))
 _BIOVIL = (Step("stretch"), Step("short_side", (512, BILINEAR)))
 
+
+def clip_name(side: int) -> str:
+    """Returns the name of CLIP's recipe for images of `side` pixels: 'clip', or 'clip:336' for another side than 224."""
+    return "clip" if side == _CLIP_SIDE else f"clip:{side}"
+
+
+def named(name: str) -> Recipe | None:
+    """Returns the recipe of that name: one of `RECIPES`, or CLIP's for another side, 'clip:SIDE'; None for any other name."""
+    family, _, side = name.partition(":")
+    if family == "clip" and re.fullmatch(r"[1-9]\d{0,3}", side):
+        return _clip(int(side))
+    return RECIPES.get(name)
+
+
+def _clip(side: int) -> Recipe:
+    """openai/CLIP clip.py `_transform`; open_clip transform.py, resize mode 'shortest'."""
+    return Recipe((_GREY, Step("short_side", (side, BICUBIC)), Step("crop", (side, side, "even"))), **_CLIP)
+
+
 RECIPES: dict[str, Recipe] = {
-    # openai/CLIP clip.py `_transform`; open_clip transform.py, resize mode 'shortest'
-    "clip": Recipe((_GREY, Step("short_side", (224, BICUBIC)), Step("crop", (224, 224, "even"))), **_CLIP),
+    "clip": _clip(_CLIP_SIDE),
     # google/medsiglip-448 preprocessor_config.json, with transformers' Pillow processor
     "squash": Recipe((_GREY, Step("squash", (448, 448, BICUBIC))), **_HALF),
     # Google-Health/medsiglip notebooks/quick_start_with_hugging_face.ipynb: how the published numbers were made

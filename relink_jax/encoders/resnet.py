@@ -130,7 +130,9 @@ class ResNetTower(nn.Module):
             expected = f"shape {pixels.shape}" if spec.joint_width else "none, since the model compares no images"
             raise errors.UsageError(errors.describe("prior image", "image tower", expected, f"shape {prior.shape}"))
         else:
-            current, previous = jnp.split(self._patches(jnp.concatenate([pixels, prior])), 2)
+            beside = jnp.stack([pixels, prior], axis=1).reshape(-1, *pixels.shape[1:])  # a pair stays on its device
+            both = self._patches(beside)
+            current, previous = both[::2], both[1::2]
             x = jnp.concatenate([current, self._difference(current, previous)], axis=-1)
         return x.mean(axis=1) if spec.pool == "mean" else x
 

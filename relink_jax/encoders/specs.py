@@ -190,8 +190,8 @@ class VLMSpec:
 
     `image_head` and `text_head` name forms of `relink_jax.heads` (linear, affine, mlp, cxr_bert, patch, map, none); `dim` is the joint
     dimension. `recipe` names a preprocessing of `preprocess.RECIPES`, '' for the checkpoint's own `preprocessor_config.json`; `text_rule`
-    names a rule of `tokenize.RULES`. `specialisation` is the rung on the ladder (0 = none), -1 when unknown; `sha256` is the digest the
-    weight file must have, None when the files are the user's own.
+    names a rule of `tokenize.RULES`. `specialisation` is the rung on the ladder (0 = none), -1 when unknown. `sha256` holds the digests that
+    the weight files must have, one for each file (each shard of several) in any order, since names are the user's; none where none is known.
     """
 
     name: str
@@ -208,7 +208,7 @@ class VLMSpec:
     tier: str = "unknown"
     exposure: tuple[Exposure, ...] = ()
     licence: str = "unknown"
-    sha256: str | None = None
+    sha256: tuple[str, ...] = ()
 
 
 def read_json(directory: pathlib.Path, name: str = CONFIG) -> dict[str, Any]:
@@ -242,7 +242,9 @@ def from_json(value: Any, directory: pathlib.Path) -> VLMSpec:
     try:
         towers = {side: _tower(value[side]) for side in ("image", "text")}
         exposure = tuple(Exposure(**one) for one in value["exposure"])
-        return VLMSpec(**{**value, **towers, "exposure": exposure, "directory": directory})
+        if not isinstance(value["sha256"], list) or not all(isinstance(one, str) for one in value["sha256"]):
+            raise TypeError("digests that are none")
+        return VLMSpec(**{**value, **towers, "exposure": exposure, "sha256": tuple(value["sha256"]), "directory": directory})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise errors.StoreError(errors.describe("spec damaged", "provenance of a converted model", "the fields of a spec", type(error).__name__)) from error
 

@@ -69,15 +69,6 @@ def merge(grid: jax.Array) -> jax.Array:
     return jnp.concatenate([grid[:, row::2, column::2] for column in range(2) for row in range(2)], axis=-1)
 
 
-def _attend(query: jax.Array, key: jax.Array, value: jax.Array, heads: int, bias: jax.Array) -> jax.Array:
-    """Returns softmax(q k / sqrt(C / heads) + bias) v [N, L, C] of three [N, L, C]; `bias` broadcasts to [N, heads, L, L]."""
-    depth = query.shape[-1] // heads
-    query, key, value = (x.reshape(*x.shape[:2], heads, depth) for x in (query * depth**-0.5, key, value))
-    scores = jnp.einsum("nlhd,nmhd->nhlm", query, key, precision=blocks.PRECISION)
-    mixed = jnp.einsum("nhlm,nmhd->nlhd", jax.nn.softmax(scores + bias, axis=-1), value, precision=blocks.PRECISION)
-    return mixed.reshape(*mixed.shape[:2], -1)
-
-
 class WindowAttention(nn.Module):
     """Self-attention within each window, with a learned bias per head and offset."""
 
@@ -88,12 +79,12 @@ class WindowAttention(nn.Module):
     def __call__(self, x: jax.Array, side: int, mask: np.ndarray | None) -> jax.Array:
         """Returns the attended tokens [B * windows, side ** 2, C]; `mask` [windows, side ** 2, side ** 2] is added to the scores."""
         width = x.shape[-1]
-        query, key, value = (blocks.dense(width, f"{part}_proj")(x) for part in "qkv")
+        query, key, value = (blocks.dense(width, f"{part}_proj")(x.reshape(-1, width)) for part in "qkv")
         table = self.param("relative_position_bias", nn.initializers.truncated_normal(0.02), ((2 * self.window - 1) ** 2, self.heads))
         bias = table[relative_position_index(side, self.window)].transpose(2, 0, 1)
         if mask is not None:
             bias = jnp.tile(bias + jnp.asarray(mask, x.dtype)[:, None], (len(x) // len(mask), 1, 1, 1))
-        return blocks.dense(width, "out_proj")(_attend(query, key, value, self.heads, bias))
+        return blocks.dense(width, "out_proj")(blocks.attend(query, key, value, len(x), self.heads, bias=bias)).reshape(x.shape)
 
 
 class Block(nn.Module):

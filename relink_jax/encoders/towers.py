@@ -47,10 +47,19 @@ def text_length(spec: specs.VLMSpec) -> int:
     return spec.text.length if isinstance(spec.text, specs.BertSpec) else spec.text.positions
 
 
+def prior_shape(spec: specs.VLMSpec) -> tuple[int, ...]:
+    """Returns the shape (J,) of what a model's head takes beside each patch for a prior image; () for a model that compares no images."""
+    return (spec.image.joint_width,) if isinstance(spec.image, specs.ResNetSpec) and spec.image.joint_width and spec.image_head == "patch" else ()
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def image_features(spec: specs.VLMSpec, params: Any, pixels: jax.Array) -> jax.Array:
-    """Returns features before the head, [B, F] or [B, P, F] of a map, of normalised pixels [B, H, W, C] under the image tower's parameters."""
-    features: jax.Array = image_tower(spec).apply({"params": params}, pixels)  # type: ignore[assignment]
+def image_features(spec: specs.VLMSpec, params: Any, pixels: jax.Array, prior: jax.Array | None = None) -> jax.Array:
+    """Returns features before the head of normalised pixels [B, H, W, C] under the image tower's parameters: [B, F], or [B, P, F] of a map.
+
+    With `prior` [B, H, W, C], the earlier images of the same patients, they are [B, P, 2 J]; only for a model with a `prior_shape`.
+    """
+    shown = (pixels,) if prior is None else (pixels, prior)
+    features: jax.Array = image_tower(spec).apply({"params": params}, *shown)  # type: ignore[assignment]
     return features
 
 

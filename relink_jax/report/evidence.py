@@ -1,7 +1,7 @@
 """The results of one run arranged for the page: which models, head arms and datasets there are, and their numbers as cells.
 
 The page's order is fixed here: held-out datasets before external ones, models in rising specialisation with their original
-heads (the ladder), then the other head arms of the mitigated model.
+heads (the ladder), then the members of ensembles, each by itself, then the other head arms of the mitigated model.
 """
 
 import dataclasses
@@ -62,16 +62,25 @@ class Evidence:
         names = {r["data"]["name"]: external(r) for r in self.results}
         self.datasets = sorted(names, key=lambda name: (names[name], name))
         rows = {(r["model"]["name"], r["model"]["head"]): Row(r["model"]["name"], r["model"]["head"], r["model"].get("specialisation")) for r in self.results}
-        self.ladder = [row for row in rows.values() if row.baseline]
+        self.ensembles = {r["model"]["name"]: r["model"]["ensemble"] for r in self.results if "ensemble" in r["model"]}
+        members = {name: place for one in self.ensembles.values() for place, name in enumerate(one["members"])}
+        baselines = [row for row in rows.values() if row.baseline]
+        self.ladder = [row for row in baselines if row.model not in members]
+        self.members = sorted((row for row in baselines if row.model in members), key=lambda row: members[row.model])
         arms = [row for row in rows.values() if not row.baseline and not _REDRAW.fullmatch(row.head)]
         self._noise = [row for row in rows.values() if row.head == _NOISE or _REDRAW.fullmatch(row.head)]
         self.arms = sorted(arms, key=lambda row: (row.model, _ARM_ORDER.index(row.head) if row.head in _ARM_ORDER else len(_ARM_ORDER), row.head))
 
     @property
+    def rows(self) -> tuple[Row, ...]:
+        """Every row in the page's order, without further draws of the noise-only heads."""
+        return (*self.ladder, *self.members, *self.arms)
+
+    @property
     def subject(self) -> Row:
         """The row of the headline: the mitigated model's own heads, else the last rung of the ladder."""
         mitigated = self.arms[0].model if self.arms else None
-        chosen = [row for row in self.ladder if row.model == mitigated]
+        chosen = [row for row in (*self.ladder, *self.members) if row.model == mitigated]
         return (chosen or self.ladder or self.arms)[-1]
 
     def arm(self, head: str) -> Row | None:

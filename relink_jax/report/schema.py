@@ -62,10 +62,14 @@ _IF_PRESENT: dict[str, dict[str, Rule]] = {
         "external": FLAG, "split": TEXT, "text_field": TEXT, "n_images": COUNT, "n_studies": COUNT, "n_unique_texts": COUNT, "n_patients": COUNT,
         "exposure": _or_null(OBJECT),
     },
-    "model": {"weights_sha256": _or_null(TEXT), "specialisation": _or_null(COUNT)},
+    "model": {"weights_sha256": _or_null(TEXT), "specialisation": _or_null(COUNT), "ensemble": OBJECT},
     "protocol": {"ties": TEXT, "label_policy": TEXT},
     "utility": {"paired": LIST, "protocol": OBJECT},
 }  # fmt: skip
+_ENSEMBLE: dict[str, Rule] = {
+    "rule": TEXT,
+    "members": ("at least two names", lambda value: isinstance(value, list) and len(value) > 1 and all(map(TEXT[1], value))),
+}
 _DP: dict[str, Rule] = {"epsilon": _or_null(NUMBER), "delta": NUMBER, "accountant": TEXT, "unit": TEXT}
 _CI: dict[str, Rule] = {"method": TEXT, "level": SHARE, "low": _or_null(NUMBER), "high": _or_null(NUMBER), "B": COUNT}
 _METRIC: dict[str, Rule] = {
@@ -104,6 +108,8 @@ def validate(result: Any, where: str = "results") -> None:
         _fields(result[section], where, f"/{section}", present)
     if result["model"]["dp"] is not None:
         _fields(result["model"]["dp"], where, "/model/dp", _DP)
+    if "ensemble" in result["model"]:
+        _fields(result["model"]["ensemble"], where, "/model/ensemble", _ENSEMBLE)
     _list(result["warnings"], where, "/warnings", lambda entry, at: _check(entry, where, TEXT, at))
     _list(result["metrics"], where, "/metrics", lambda entry, at: _metric(entry, where, at, bool(result["warnings"])))
     _list(result["utility"]["probe"], where, "/utility/probe", lambda entry, at: _probe(entry, where, at))

@@ -59,12 +59,12 @@ def linkage(evidence: Evidence, dataset: str) -> Table:
             cells += [_entry(evidence.auc(row, dataset))]
             cells += [_entry(evidence.probe(row, dataset))] if probed else []
             named = tuple(Entry(cell.main, cell.small, name) for cell, name in zip(cells, titles, strict=True))
-            under: Fragments = [words.head_name(row.head)] if row.baseline else _guarantee(evidence, row, dataset)
+            under: Fragments = [words.own_heads(evidence, row)] if row.baseline else _guarantee(evidence, row, dataset)
             draws = evidence.redraws(dataset, headline)[1] if row.head == "noise_only" else None
             under = ["first of ", draws, " draws"] if draws is not None else under
             lines.append(Line(row.model if row.baseline else words.head_name(row.head), under, named))
         groups.append((title, tuple(lines)))
-    first = next(row for row in (*evidence.ladder, *evidence.arms) if evidence.file(row, dataset))
+    first = next(row for row in evidence.rows if evidence.file(row, dataset))
     chances: list[Fragments] = [_number(evidence.single(first, dataset, "chance", "chance", pool)) for pool in pools]
     chances += [["0"]]
     chances += [_number(evidence.single(first, dataset, "chance", "chance", matched, MATCHED))] if matched else []
@@ -151,6 +151,8 @@ def per_label(evidence: Evidence) -> Table | None:
 def _groups(evidence: Evidence, dataset: str) -> list[tuple[str, list[Row]]]:
     ladder = [row for row in evidence.ladder if evidence.file(row, dataset)]
     groups = [("Models in rising specialisation" if len(ladder) > 1 else "", ladder)]
+    for name, one in evidence.ensembles.items():
+        groups.append((f"Members of {name}, each by itself", [row for row in evidence.members if row.model in one["members"] and evidence.file(row, dataset)]))
     for model in dict.fromkeys(row.model for row in evidence.arms):
         groups.append((f"Other heads of {model}", [row for row in evidence.arms if row.model == model and evidence.file(row, dataset)]))
     return [(title, rows) for title, rows in groups if rows]
@@ -178,7 +180,7 @@ def _guarantee(evidence: Evidence, row: Row, dataset: str) -> Fragments:
 
 
 def _pool_title(evidence: Evidence, dataset: str, pool: int | str | None, stratum: str = "other_patient") -> Fragments:
-    row = next(row for row in (*evidence.ladder, *evidence.arms) if evidence.file(row, dataset))
+    row = next(row for row in evidence.rows if evidence.file(row, dataset))
     number = evidence.single(row, dataset, "count", "N", pool, stratum)
     if pool == "full":
         return ["all"] if number is None else ["all\N{NO-BREAK SPACE}", number]

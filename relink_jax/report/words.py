@@ -35,6 +35,12 @@ def head_name(head: str) -> str:
     return HEADS.get(head, f"{head.replace('_', ' ')} heads")
 
 
+def own_heads(evidence: Evidence, row: Row) -> str:
+    """Returns what a model's own heads are called; of an ensemble, how its members' scores become one."""
+    ensemble = evidence.ensembles.get(row.model)
+    return f"ensemble, {ensemble['rule']}" if ensemble else head_name(row.head)
+
+
 def with_interval(cell: Cell, strong: bool = False) -> Fragments:
     """Returns `value [low, high]`, or the value alone without an interval, or n/a; the value in bold when `strong`."""
     if cell.value is None:

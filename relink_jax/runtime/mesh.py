@@ -38,12 +38,3 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def padded(n: int, multiple: int) -> int:
     """Returns the smallest multiple of `multiple` that is at least `n`, and at least `multiple`."""
     return max(1, -(-n // multiple)) * multiple
-
-
-def to_host(array: jax.Array) -> np.ndarray:
-    """Returns a whole array as NumPy on every process, gathering shards of other processes when there are any."""
-    if array.is_fully_addressable or array.is_fully_replicated:
-        return np.asarray(array)
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -1,10 +1,11 @@
 """What a stage will cost before it runs: FLOPs by formula, memory, disk and privacy budget.
 
-Formulas: encoding one row costs about 2 FLOPs per parameter and token; the counting pass is one product of Q x D by
-D x U, 2*Q*U*D FLOPs, computed once for both directions; its memory is the inputs plus one score tile per device.
+Formulas: the counting pass is one product of Q x D by D x U, 2*Q*U*D FLOPs, computed once for both directions; its memory is the
+inputs plus one score tile per device. What a tower costs for one row is the caller's to say.
 """
 
 import dataclasses
+import math
 
 FLOAT = 4
 
@@ -16,6 +17,22 @@ class Line:
     what: str
     value: str
     why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """One tower's work: rows, its parameters, FLOP of one row, shape of one row's features and bytes of each of their numbers."""
+
+    rows: int
+    parameters: int
+    flop: int
+    features: tuple[int, ...]
+    itemsize: int = FLOAT
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row's features."""
+        return math.prod(self.features) * self.itemsize
 
 
 def audit_plan(n_queries: int, n_studies: int, dim: int, query_block: int, tile: int, n_devices: int) -> list[Line]:
@@ -38,15 +55,23 @@ def audit_plan(n_queries: int, n_studies: int, dim: int, query_block: int, tile:
     ]
 
 
-def embed_plan(n_images: int, n_texts: int, image_size: int, feature_dim: int, parameters: int, tokens: int) -> list[Line]:
-    """Returns the plan of encoding a cohort with one model of `parameters` weights per tower and `tokens` tokens per row."""
-    flops = 2 * parameters * tokens * (n_images + n_texts)
-    return [
-        Line("rows", f"{n_images:,} images, {n_texts:,} texts", "unique texts are encoded once"),
-        Line("arithmetic", human(flops, "FLOP", 1000), "about 2 FLOP per weight and token"),
-        Line("features on disk", human(FLOAT * (n_images + n_texts) * feature_dim, "B"), f"float32 [{feature_dim}] per row"),
-        Line("pixels decoded", human(n_images * image_size * image_size, "B"), "one byte per pixel, never stored"),
-    ]
+def embed_plan(images: Encoding, texts: Encoding, image_size: int, tokens: int, weight_bytes: int) -> list[Line]:
+    """Returns the plan of encoding a cohort with one model.
+
+    Args:
+        image_size: side of the tower's images, in pixels; tokens: length of a text, padding included; weight_bytes: bytes of one parameter.
+    """
+    lines = [Line("rows", f"{images.rows:,} images, {texts.rows:,} texts", "texts at most: equal ones are encoded once")]
+    for what, one, why in (("image", images, f"{image_size} x {image_size} pixels"), ("text", texts, f"all {tokens} tokens; a short text may cost less")):
+        lines.append(Line(f"{what} tower", f"{one.parameters:,} parameters, {human(one.flop, 'FLOP', 1000)} per {what}", why))
+    sides = (images, texts)
+    lines.append(Line("arithmetic", human(sum(one.rows * one.flop for one in sides), "FLOP", 1000), "2 FLOP per multiply-add of products and convolutions"))
+    lines.append(Line("weights in memory", human(weight_bytes * sum(one.parameters for one in sides), "B"), f"{weight_bytes} bytes each, on every device"))
+    for what, one in (("image", images), ("text", texts)):
+        shape = " x ".join(map(str, one.features))
+        lines.append(Line(f"features per {what}", f"{one.row_bytes:,} B", f"float{8 * one.itemsize}, {shape}{', a map' if len(one.features) > 1 else ''}"))
+    lines.append(Line("features on disk", human(sum(one.rows * one.row_bytes for one in sides), "B"), "all images and texts, kept for heads, audit and probe"))
+    return [*lines, Line("pixels decoded", human(images.rows * image_size**2, "B"), "one byte per pixel after preprocessing, never stored")]
 
 
 def table(lines: list[Line]) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from relink_jax.cohort import schema
 from relink_jax.encoders import specs
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import provenance
-from relink_jax.stages import context
-from relink_jax.store import checkpoints, digests, files, shards
+from relink_jax.stages import context, ensembles
+from relink_jax.store import checkpoints, digests, files
 from relink_jax.store import workdir as workdir_lib
 
 NO_HEAD = "none"
@@ -72,12 +72,12 @@ def _audit_arms(
     mesh: meshes.Mesh,
 ) -> dict[str, result.AuditResult]:
     """Returns the audit of every arm of one model on one set."""
-    audited = {}
+    audited, ensemble = {}, ensembles.load(found, model)
     for arm in arms:
         images, texts = context.embeddings(found, model, arm, config.embed.shard_rows)
         try:
             audited[arm] = _audit(config, _inputs(cohort, chosen.selection, images, texts), mesh)
-            audited[arm].warnings.extend(context.encoding_warnings(context.encoding(found, model)))
+            audited[arm].warnings.extend(context.encoding_warnings(context.encoding(found, model)) + ([ensemble.warning] if ensemble else []))
         except errors.RelinkError as error:
             raise type(error)(f"{chosen.name}, {model} with {arm} heads: {error}") from error
     return audited
@@ -166,10 +166,19 @@ def _data_record(config: config_lib.RunConfig, cohort: schema.Cohort, chosen: co
 
 
 def _model_record(found: workdir_lib.Workdir, model: str, arm: str) -> dict[str, Any]:
+    features = {"features_sha256": context.features_digest(found, model, "images"), "encoding": context.encoding(found, model)}
+    ensemble = ensembles.load(found, model)
+    if ensemble is not None:
+        joint = {"weights_sha256": ensemble.digest("source_sha256"), "heads_sha256": ensemble.digest("heads_sha256"), "ensemble": ensemble.described}
+        return {"name": model, "head": arm, "dp": None, **joint, **_known(ensemble.facts), **features}
     converted = checkpoints.provenance_of(found.model(model))
     _, card, ledger = context.load_arm(found, model, arm)
-    spec = specs.from_json(converted["model"], found.model(model))
+    spec = dataclasses.asdict(specs.from_json(converted["model"], found.model(model)))
     described = {"name": model, "head": arm, "dp": context.spent(ledger), "weights_sha256": converted["source_sha256"], "heads_sha256": card["heads_sha256"]}
-    features = {"features_sha256": shards.digest(found.features(model, "images")), "encoding": context.encoding(found, model)}
-    known = {"specialisation": spec.specialisation if spec.specialisation >= 0 else None, "tier": spec.tier}
-    return described | known | {"exposure": [dataclasses.asdict(one) for one in spec.exposure]} | features
+    return {**described, **_known(spec), **features}
+
+
+def _known(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a spec says of the model itself, with null for a rung that is not known."""
+    rung = facts["specialisation"]
+    return {"specialisation": rung if rung >= 0 else None, "tier": facts["tier"], "exposure": list(facts["exposure"])}

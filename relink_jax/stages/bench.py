@@ -1,36 +1,41 @@
 """The bench stage: speed as ratios, two sides alternating in one process. `embed` times our towers against transformers' in torch.
 
 Absolute times on shared machines mean little, so medians of alternating rounds are divided; rates are printed beside for orientation.
+A plain matrix product is timed in the same rounds: the share of its speed that a tower reaches says how much is left to gain.
 """
 
 import dataclasses
-import pathlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from relink_jax import config as config_lib
 from relink_jax import errors
-from relink_jax.encoders import peers, published, specs, towers, zoo
+from relink_jax.encoders import blocks, cost, peers, specs, towers, zoo
 from relink_jax.runtime import progress
 
 SUBJECTS = ("embed",)
 ROUNDS, BATCH = 7, 32
+_PRODUCT = (2048, 768, 3072)  # rows, inputs and outputs of the plain product: a ViT-B's widest layer
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One side of one model: items per second of ours and of the peer, and how often ours is faster in the median of per-round ratios."""
+    """One side of one model: items per second of ours and of the peer, how often ours is faster in the median of per-round ratios, and
+    the share of our matrix product's speed that each reaches, by the FLOP of `encoders.cost`."""
 
     model: str
     side: str
     ours: float
     peer: float
     ratio: float
+    our_share: float
+    peer_share: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +58,7 @@ def run(config: config_lib.RunConfig, workdir: str, words: Sequence[str] = (), *
         raise errors.UsageError(errors.describe("what to measure", "'relink bench'", " or ".join(SUBJECTS), repr(" ".join(words))))
     names = [model] if model else list(config.models)
     n_rounds, size = _whole("rounds", rounds, ROUNDS), _whole("batch", batch, BATCH)
-    chosen = [zoo.published_spec(name, pathlib.Path()) if name in published.MODELS else zoo.get_vlm(name) for name in names]
+    chosen = [zoo.described(name) for name in names]
     torch_threads = peers.threads()
     rows = []
     with progress.bar(2 * len(chosen), "bench embed", "towers") as bar:
@@ -68,9 +73,13 @@ def run(config: config_lib.RunConfig, workdir: str, words: Sequence[str] = (), *
 
 def describe(bench: Bench) -> str:
     """Returns the table."""
-    lines = [f"  {'model':<28} {'side':<6} {'ours /s':>9} {'torch /s':>9} {'times faster':>13}"]
-    lines += [f"  {row.model:<28} {row.side:<6} {row.ours:>9.1f} {row.peer:>9.1f} {row.ratio:>13.2f}" for row in bench.rows]
-    return "\n".join([f"towers against transformers in torch ({bench.where}):", *lines])
+    lines = [f"  {'model':<28} {'side':<6} {'ours /s':>9} {'torch /s':>9} {'times faster':>13} {'share of product':>17} {'torch':>6}"]
+    lines += [
+        f"  {row.model:<28} {row.side:<6} {row.ours:>9.1f} {row.peer:>9.1f} {row.ratio:>13.2f} {row.our_share:>17.2f} {row.peer_share:>6.2f}"
+        for row in bench.rows
+    ]
+    told = "share of product: FLOP per second as a share of our plain matrix product's, in the same rounds"
+    return "\n".join([f"towers against transformers in torch ({bench.where}):", *lines, told])
 
 
 def _row(spec: specs.VLMSpec, side: str, batch: int, rounds: int) -> Row:
@@ -84,9 +93,17 @@ def _row(spec: specs.VLMSpec, side: str, batch: int, rounds: int) -> Row:
         inputs = draw.integers(3, spec.text.vocab_size - 1, (batch, towers.text_length(spec))).astype(np.int32)
         encode, peer = towers.text_features, peers.text_peer(spec.text)
     given = jax.device_put(inputs)
-    spent = alternating([lambda: encode(spec, params, given), lambda: peer(inputs)], rounds)
-    ratio = statistics.median(other / own for own, other in zip(*spent, strict=True))
-    return Row(spec.name, side, batch / statistics.median(spent[0]), batch / statistics.median(spent[1]), ratio)
+    left, right = (jnp.ones(shape, jnp.float32) for shape in (_PRODUCT[:2], _PRODUCT[1:]))
+    own, other, plain = alternating([lambda: encode(spec, params, given), lambda: peer(inputs), lambda: _product(left, right)], rounds)
+    work, product = batch * cost.of(spec)[side].flop, 2 * _PRODUCT[0] * _PRODUCT[1] * _PRODUCT[2]
+    shares = [statistics.median((work / one) / (product / bare) for one, bare in zip(times, plain, strict=True)) for times in (own, other)]
+    ratio = statistics.median(theirs / ours for ours, theirs in zip(own, other, strict=True))
+    return Row(spec.name, side, batch / statistics.median(own), batch / statistics.median(other), ratio, *shares)
+
+
+@jax.jit
+def _product(left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.matmul(left, right, precision=blocks.PRECISION)
 
 
 def alternating(calls: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:

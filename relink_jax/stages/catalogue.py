@@ -49,6 +49,7 @@ _TABLE_NOTES = """the pairs table (CSV or Parquet), one row per image-report pai
     report_text, or report_path
   split                                  optional: train, validate or test, one per patient; without it all rows are audited, none trained on
   site                                   optional: each site is a database of its own; one without training rows is external
+  prior_image_id                         optional: image_id of the patient's earlier image that an image is compared with (embed.prior=table)
   image_id, report_id, view, pretrain_exposure, study_order, age_years, sex, label_source     optional
   No Finding ... Support Devices         optional: the 14 CheXpert observations as 1, 0, -1 (uncertain) or blank
 images: 8- or 16-bit PNG, or JPEG"""
@@ -75,12 +76,17 @@ _ROAD_NOTES = """the same road on your own pairs table and checkpoint, stage by 
   relink report --workdir=out                        the page; check it with: relink report --check --workdir=out"""
 _CHECKPOINT_NOTES = """what --source=DIR must hold, as published:
   the weights: model.safetensors, flax_model.msgpack, or a torch file (.bin, .pt, .tar, .ckpt), read without torch and without running anything
-  in it; BioViL's two files together; of several formats of one model only the first is read; --source=FILE names one of several models
+  in it; BioViL's two files together; all shards of a model.safetensors.index.json; of several formats of one model only the first is read;
+  --source=FILE names one of several models; the SHA-256 of each file is printed, and --sha256 asks for it the next time
   config.json where the model has one, preprocessor_config.json (CLIP, SigLIP), and the tokenizer's files: tokenizer.json, or vocab.json with
   merges.txt (CLIP); vocab.txt (BERT); spiece.model (SigLIP)
   DIR may also be a directory of the Hugging Face cache (models--ORG--NAME); nothing is looked up on the network
-what a checkpoint is, is told by its keys; its geometry by config.json, or by the published model that --model (or --entry) names
+what a checkpoint is, is told by its keys; its geometry by config.json, or by the published model that --model (or --entry) names, or in
+  OpenAI's own layout (ViT-B-32.pt) by the shapes
 every tensor must find its place and every parameter its tensor; what does not fit is named
+several members of one ensemble (CheXzero's ten best_*.pt): --ensemble takes every weight file of DIR, in the order of their names; each is
+  embedded and audited by itself, and the ensemble by the mean of their cosine similarities (its authors average probabilities, and
+  reports have none); the members can be mitigated and exported, their ensemble cannot in this version
 TorchScript programs and pickles of whole objects need --trust_pickle and pip install 'relink_jax[convert]': torch then runs them
 --to=hf writes towers and heads back, float32, every tensor of the source, into WORKDIR/export/MODEL/ARM"""
 _BENCH_NOTES = """both sides get random weights of the model's geometry, the same batch and padding, float32, and one thread per CPU, in turns in
@@ -107,7 +113,8 @@ STAGES = {
         (
             Alias("images", "", "query images Q (default: the synthetic cohort's size)"),
             Alias("studies", "", "candidate studies S (default: the synthetic cohort's size)"),
-            Alias("dim", "", "embedding width D (default 64, the packaged models')"),
+            Alias("dim", "", "embedding width D (default: the model's)"),
+            Alias("model", "", "packaged or published model that is planned (default: the packaged ones, which share one geometry)"),
         ),
         positional="[audit] [embed] [heads]",
         needs_workdir=False,
@@ -127,6 +134,13 @@ STAGES = {
             Alias("model", "", "only this one of the run's models; with --source, the name your checkpoint gets (default: the source's)"),
             Alias("source", "source", "checkpoint of your own: a directory, a weight file or a Hugging Face cache directory; it becomes the run's model"),
             Alias("entry", "", "with --source, the published model it is, where --model gives it another name"),
+            Alias(
+                "ensemble",
+                "",
+                "with --source=DIR, every weight file in it becomes a model (NAME-1, NAME-2, ...), and NAME the mean of their cosine similarities",
+                boolean=True,
+            ),
+            Alias("sha256", "", "with --source, SHA-256 of each of its weight files, commas between, in any order; compared before one is opened"),
             Alias("trust_pickle", "", "with --source, let torch run a file that cannot be read as data; only for files you trust", boolean=True),
             Alias("to", "", "hf: write a model with its heads back into the published layout instead of converting"),
             Alias("arm", "", "with --to, the heads: original, random, dp or noise_only (default dp)"),
@@ -155,7 +169,7 @@ STAGES = {
         "price the mitigation: 14-label linear probe on every arm",
         ("probe", "heads.train_site"),
         "relink probe --workdir=out",
-        notes="fitted on splits train and validate of heads.train_site, scored on every set that was audited",
+        notes="fitted on splits train and validate of heads.train_site, scored on every set that was audited; of an ensemble, on its embeddings only",
     ),
     "accountants": Stage(
         "print privacy ledgers side by side, re-priced by RDP and PLD",

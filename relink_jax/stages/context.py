@@ -17,10 +17,12 @@ from relink_jax import errors, heads
 from relink_jax.cohort import schema
 from relink_jax.privacy import ledger as ledger_lib
 from relink_jax.runtime import progress
+from relink_jax.stages import ensembles
 from relink_jax.store import digests, shards
 from relink_jax.store import workdir as workdir_lib
 
 NOISE_ONLY = "noise_only"
+SIDES = {"image": "images", "text": "texts"}  # heads, and what they project
 TEST = "test"  # the split that is audited
 _CHUNK_BYTES = 2**28  # of float32 features projected at once
 _project = jax.jit(heads.project)
@@ -94,8 +96,12 @@ def arms_of(config: config_lib.RunConfig, model: str) -> tuple[str, ...]:
 def made_arms(config: config_lib.RunConfig, found: workdir_lib.Workdir, model: str) -> tuple[str, ...]:
     """Returns those arms of a model whose heads are in the workdir, and says which are left out because they were not trained.
 
+    An ensemble has only its members' original heads.
+
     Raises: StoreError: the model is not converted.
     """
+    if ensembles.load(found, model) is not None:
+        return ("original",)
     needs(found.heads(model, "original") / "card.json", f"model {model!r}", "convert")
     arms = arms_of(config, model)
     made = tuple(arm for arm in arms if (found.heads(model, arm) / "card.json").exists())
@@ -210,18 +216,22 @@ def vectors(found: workdir_lib.Workdir, model: str, what: str) -> np.ndarray:
 
 
 def encoding(found: workdir_lib.Workdir, model: str) -> dict[str, str]:
-    """Returns the precision that a model's images and texts were encoded in and the dtype their features are stored in."""
-    identities = [shards.manifest(found.features(model, what))["identity"] for what in ("images", "texts")]
-    return {name: " and ".join(sorted({str(identity.get(name, "float32")) for identity in identities})) for name in ("precision", "dtype")}
+    """Returns the precision that a model's images and texts were encoded in, the dtype their features are stored in, and any prior images."""
+    manifests = [shards.manifest(found.features(one, what)) for one in _encoders(found, model) for what in SIDES.values()]
+    identities = [manifest["identity"] for manifest in manifests]
+    described = {name: " and ".join(sorted({str(identity.get(name, "float32")) for identity in identities})) for name in ("precision", "dtype")}
+    compared = {f"{one['identity']['images_with_prior']} of {one['rows']}" for one in manifests if "images_with_prior" in one["identity"]}
+    return described | ({"prior": "table", "images_with_prior": " and ".join(sorted(compared))} if compared else {})
 
 
 def encoding_warnings(encoding: dict[str, str]) -> list[str]:
-    """Returns a sentence for each way in which features are less exact than float32."""
+    """Returns a sentence for each way in which features are less exact than float32, and one where images were shown beside prior ones."""
     told = {
         "precision": ("bf16", "features were computed with weights and activations in bfloat16, not in float32: every figure carries its rounding"),
         "dtype": ("float16", "feature maps were stored in float16, not in float32: every figure carries its rounding"),
     }
-    return [sentence for name, (value, sentence) in told.items() if value in encoding[name]]
+    compared = f"{encoding.get('images_with_prior')} images were embedded beside the prior image that the table names, not each image alone"
+    return [sentence for name, (value, sentence) in told.items() if value in encoding[name]] + ([compared] if "prior" in encoding else [])
 
 
 def _projected(head: dict[str, Any], rows: np.ndarray) -> np.ndarray:
@@ -244,24 +254,50 @@ def _gathered(found: workdir_lib.Workdir, model: str, what: str, change: Callabl
     return ordered
 
 
+def features_digest(found: workdir_lib.Workdir, model: str, what: str) -> str:
+    """Returns the digest of a model's features, of an ensemble's members' together; `StoreError` when they are not there."""
+    every = [shards.digest(found.features(one, what)) for one in _encoders(found, model)]
+    return every[0] if len(every) == 1 else digests.value_digest(every)
+
+
 def embeddings(found: workdir_lib.Workdir, model: str, arm: str, shard_rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns unit-norm (images [I, D], unique texts [U, D]) of one arm, projecting and storing them on first use.
 
+    An ensemble's are its members' side by side over the root of their number, see `ensembles`.
+
     Raises: StoreError: missing features or heads, or stored embeddings of other heads.
     """
-    for what in ("images", "texts"):
-        needs(found.features(model, what) / "manifest.json", f"features of {what} by {model!r}", "embed")
-    loaded, card, _ = load_arm(found, model, arm)
-    both = []
-    for side, what in (("image", "images"), ("text", "texts")):
-        directory = found.embeddings(model, arm, what)
-        identity = {"features": shards.digest(found.features(model, what)), "heads": card["heads_sha256"]}
-        if not shards.finished(directory):
-            projected = _gathered(found, model, what, functools.partial(_projected, loaded[side]))
-            shards.write_all(directory, {"embeddings": projected, "index": np.arange(len(projected), dtype=np.int32)}, shard_rows, identity)
-        if shards.manifest(directory)["identity"] != identity:
-            raise errors.StoreError(
-                errors.describe("stale embeddings", f"embeddings of arm {arm!r}", "the digests of its features and heads", "others; use a fresh workdir")
-            )
-        both.append(shards.read(directory)["embeddings"])
-    return both[0], both[1]
+    for one in _encoders(found, model):
+        for what in SIDES.values():
+            needs(found.features(one, what) / "manifest.json", f"features of {what} by {one!r}", "embed")
+    images, texts = (_embedded(found, model, arm, side, shard_rows) for side in SIDES)
+    return images, texts
+
+
+def _embedded(found: workdir_lib.Workdir, model: str, arm: str, side: str, shard_rows: int) -> np.ndarray:
+    """Returns what `embeddings` does of one side."""
+    what, ensemble = SIDES[side], ensembles.load(found, model)
+    directory, identity = found.embeddings(model, arm, what), {"features": features_digest(found, model, what)}
+    made: Callable[[], np.ndarray]
+    if ensemble is None:
+        loaded, card, _ = load_arm(found, model, arm)
+        identity |= {"heads": card["heads_sha256"]}
+        made = functools.partial(_gathered, found, model, what, functools.partial(_projected, loaded[side]))
+    else:
+        identity |= {"heads": ensemble.digest("heads_sha256"), "rule": ensembles.RULE}
+        parts = (_embedded(found, one, arm, side, shard_rows) for one in ensemble.members)
+        made = functools.partial(ensembles.side_by_side, parts, len(ensemble.members))
+    if not shards.finished(directory):
+        projected = made()
+        shards.write_all(directory, {"embeddings": projected, "index": np.arange(len(projected), dtype=np.int32)}, shard_rows, identity)
+    if shards.manifest(directory)["identity"] != identity:
+        raise errors.StoreError(
+            errors.describe("stale embeddings", f"embeddings of arm {arm!r}", "the digests of its features and heads", "others; use a fresh workdir")
+        )
+    return shards.read(directory)["embeddings"]
+
+
+def _encoders(found: workdir_lib.Workdir, model: str) -> tuple[str, ...]:
+    """Returns the models whose features a model's embeddings are made from: itself, or the members of an ensemble."""
+    ensemble = ensembles.load(found, model)
+    return (model,) if ensemble is None else ensemble.members

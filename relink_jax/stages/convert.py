@@ -2,6 +2,9 @@
 
 import dataclasses
 import pathlib
+import re
+import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +13,8 @@ from safetensors import numpy as safetensors_numpy
 from relink_jax import config as config_lib
 from relink_jax import errors, heads
 from relink_jax.encoders import convert as convert_lib
-from relink_jax.encoders import layouts, published, sources, specs, zoo
-from relink_jax.stages import context
+from relink_jax.encoders import layouts, published, sharded, sources, specs, zoo
+from relink_jax.stages import context, ensembles
 from relink_jax.store import checkpoints, digests, files
 from relink_jax.store import workdir as workdir_lib
 
@@ -52,12 +55,16 @@ def run(
     to: str | None = None,
     arm: str | None = None,
     trust_pickle: bool | None = None,
+    ensemble: bool | None = None,
+    sha256: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Converts every model of the run that is not yet in the workdir, or only `model`, and returns each one's provenance.
 
     With `config.source`, a checkpoint of the user's (directory, weight file or Hugging Face cache directory), that checkpoint becomes
     the run's model `model` (default: named after the source): beside models already converted here, in the place of packaged ones that
-    were not. It is the published model `entry` (default: the one called `model`, else what its `config.json` says).
+    were not. It is the published model `entry` (default: the one called `model`, else what its `config.json` says). With `ensemble`, every
+    weight file of the directory becomes a model `model`-1, `model`-2 and so on, in the order of the files' names, and `model` their ensemble.
+    `sha256` holds the digests that the source's weight files must have, one for each, commas between; they are compared before one is opened.
 
     With `to`, nothing is converted: heads `arm` (default dp) of `model` (default the mitigated one) go back, with their towers, into the
     published layout under export/MODEL/ARM.
@@ -69,37 +76,111 @@ def run(
         return _export(config, workdir, model, to, arm or "dp")
     if arm is not None:
         raise errors.UsageError(errors.describe("flag --arm", "'relink convert'", "--to=hf beside it", "no --to"))
-    source, brought = pathlib.Path(config.source) if config.source else None, None
+    source = pathlib.Path(config.source) if config.source else None
+    if ensemble and source is None:
+        raise errors.UsageError(errors.describe("flag --ensemble", "'relink convert'", "--source=DIR beside it", "no --source"))
+    brought: dict[str, _Source] = {}
+    pins = _pins(sha256, source)
     if entry is not None and (source is None or entry not in published.MODELS):
         expected = f"--source, and one of {', '.join(published.MODELS)}"
         raise errors.UsageError(errors.describe("published model", "flag --entry", expected, repr(entry)) + errors.suggest(entry, published.MODELS))
     if source is not None:
-        model = _bring(config, source, pathlib.Path(str(workdir)), model)
+        model = _named(config, source, model)
         directory, weights = sources.locate(source)
-        spec = dataclasses.replace(zoo.of_source(entry or model, directory), name=model)
-        brought = _Source(spec, weights, bool(trust_pickle))
+        pinned = _pinned(model, weights or sources.weights(directory), pins) if pins else {}
+        spec = zoo.of_source(entry or model, directory, weights, trust_pickle=bool(trust_pickle))
+        files_of = {f"{model}-{number}": (path,) for number, path in enumerate(_members(directory, weights), 1)} if ensemble else {model: weights}
+        for name, paths in files_of.items():
+            own = tuple(digest for path in paths or pinned for digest in pinned.get(path, ()))
+            brought[name] = _Source(dataclasses.replace(spec, name=name, sha256=own), tuple(paths), bool(trust_pickle))
+        _bring(config, pathlib.Path(str(workdir)), tuple(brought), model if ensemble else "")
     with context.opened(config, workdir) as found:
-        converted = {}
-        for name in context.models_of(config, model):
-            there = name not in zoo.ENTRIES and _finished(found, name)
-            converted[name] = _convert(found, name, brought or (None if there else _Source(zoo.get_vlm(name))))
+        if ensemble and model and (found.model(model) / "provenance.json").exists():
+            raise errors.StoreError(errors.describe("other checkpoint", f"models/{model}", "an ensemble", "a single model; choose another --model"))
+        converted = {name: _one(found, name, brought.get(name), bool(ensemble)) for name in (brought or context.models_of(config, model))}
+        if ensemble and model:
+            converted[model] = ensembles.write(found, model, tuple(brought))
         return converted
 
 
-def _bring(config: config_lib.RunConfig, source: pathlib.Path, workdir: pathlib.Path, model: str | None) -> str:
-    """Makes the user's checkpoint a model of the run, and the one to mitigate when no other is left, and returns its name.
-
-    The recorded config keeps the model, not the source: the workdir holds all that later stages need of it.
-    """
+def _named(config: config_lib.RunConfig, source: pathlib.Path, model: str | None) -> str:
+    """Returns the name that the user's checkpoint gets."""
     named = config.models[0] if len(config.models) == 1 and config.models[0] not in zoo.ENTRIES else None
     name = model or named or _called(source.expanduser().resolve())
     config_lib.check_name(name, "flag --model (default: the name of the --source)")
     if name in zoo.ENTRIES:
         raise errors.UsageError(errors.describe("model name", "flag --model", "one that no packaged model has", repr(name)))
-    kept = [other for other in config.models if other != name and (workdir / "models" / other / "provenance.json").exists()]
-    config.source, config.models = "", (*kept, name)
-    config.mitigate = config.mitigate if not config.mitigate or config.mitigate in kept else name
     return name
+
+
+def _pins(text: str | None, source: pathlib.Path | None) -> tuple[str, ...]:
+    """Returns the digests of a flag --sha256, none without it; `UsageError` for what is none, or without a source."""
+    if text is None:
+        return ()
+    found = tuple(part.strip().lower() for part in text.split(","))
+    if source is None or not all(re.fullmatch("[0-9a-f]{64}", part) for part in found):
+        expected = "--source beside it, and 64 hexadecimal digits for each weight file, with commas between"
+        raise errors.UsageError(errors.describe("digest", "flag --sha256", expected, reprlib.repr(text) if source else "no --source"))
+    return found
+
+
+def _pinned(model: str, paths: Sequence[pathlib.Path], pins: tuple[str, ...]) -> dict[pathlib.Path, tuple[str, ...]]:
+    """Returns each weight file's digests, several for one in shards, after comparing all of them with the pins; opens none."""
+    found = {path: sources.parts_sha256(path) for path in paths}
+    sources.check_pinned(model, [part for parts in found.values() for part in parts.items()], pins)
+    return {path: tuple(parts.values()) for path, parts in found.items()}
+
+
+def _bring(config: config_lib.RunConfig, workdir: pathlib.Path, names: tuple[str, ...], ensemble: str) -> None:
+    """Makes the user's checkpoints models of the run, their ensemble (unless '') too, and a single one the model to mitigate if no other is left.
+
+    The recorded config keeps the models, not the source: the workdir holds all that later stages need of them.
+    """
+    names = (*names, ensemble) if ensemble else names
+    kept = [other for other in config.models if other not in names and _there(workdir / "models" / other)]
+    config.source, config.models = "", (*kept, *names)
+    if config.mitigate and config.mitigate not in config.models:
+        config.mitigate = "" if ensemble else names[0]
+
+
+def _there(directory: pathlib.Path) -> bool:
+    return any((directory / name).exists() for name in ("provenance.json", ensembles.FILE))
+
+
+def _members(directory: pathlib.Path, named: tuple[pathlib.Path, ...]) -> list[pathlib.Path]:
+    """Returns the weight files of an ensemble's directory by name.
+
+    Raises: UsageError: the source is one of them; DataError: fewer than two, or one of them twice, which would count double.
+    """
+    expected = "a directory with at least two weight files, one for each member"
+    if named:
+        raise errors.UsageError(errors.describe("members of an ensemble", f"--source {named[0].name!r}", expected, "a single file"))
+    paths = sources.weights(directory)
+    if len(paths) < 2:
+        raise errors.DataError(errors.describe("members of an ensemble", f"source {directory.name!r}", expected, paths[0].name))
+    seen: dict[tuple[str, ...], str] = {}
+    for path in paths:
+        first = seen.setdefault(tuple(sources.parts_sha256(path).values()), path.name)
+        if first != path.name:
+            raise errors.DataError(errors.describe("member twice", f"source {directory.name!r}", "each member once", f"one file as {first} and {path.name}"))
+    return paths
+
+
+def _one(found: workdir_lib.Workdir, name: str, source: _Source | None, member: bool) -> dict[str, Any]:
+    """Returns what is recorded of one model of the run, converting it when it is not there; the user's own ones have a source."""
+    ensemble = ensembles.load(found, name)
+    if ensemble is not None and source is not None:
+        raise errors.StoreError(errors.describe("other checkpoint", f"models/{name}", "a single model", "an ensemble; choose another --model"))
+    if ensemble is not None:
+        return ensemble.record
+    if source is None and (name in zoo.ENTRIES or not _finished(found, name)):
+        source = _Source(zoo.get_vlm(name))
+    try:
+        return _convert(found, name, source)
+    except errors.DataError as error:
+        if not member or source is None:
+            raise
+        raise errors.DataError(f"{source.weights[0].name}: {error}") from error
 
 
 def _called(source: pathlib.Path) -> str:
@@ -138,9 +219,11 @@ def _convert(found: workdir_lib.Workdir, model: str, source: _Source | None) -> 
 
 def _check_same(model: str, provenance: dict[str, Any], source: _Source) -> None:
     """Raises `StoreError` unless the source holds the weights and config that `model` was converted from."""
-    named = {path.name: path for path in source.weights}
-    before = {one["name"]: one["sha256"] for one in provenance["files"]} | {specs.CONFIG: provenance["config_sha256"]}
-    now = {name: _digest(named.get(name, source.spec.directory / name)) for name in before if name != specs.CONFIG}
+    named = [part for path in source.weights for part in sources.parts(path)]
+    places = {path.name: path for path in named or source.spec.directory.glob("*")}
+    parts = [one.get("parts") or {one["name"]: one["sha256"]} for one in provenance["files"]]  # files of one weight file: itself, or its shards
+    before = {name: digest for one in parts for name, digest in one.items()} | {specs.CONFIG: provenance["config_sha256"]}
+    now = {name: _digest(places.get(name, source.spec.directory)) for name in before if name != specs.CONFIG}
     config = specs.read_json(source.spec.directory) if (source.spec.directory / specs.CONFIG).is_file() else {}
     now[specs.CONFIG] = digests.value_digest(config)
     changed = next((name for name, digest in now.items() if before[name] != digest), None)
@@ -187,6 +270,7 @@ def _export(config: config_lib.RunConfig, workdir: str, model: str | None, to: s
         raise errors.UsageError(errors.describe("export format", "flag --to", " or ".join(_FORMATS), repr(to)) + errors.suggest(to, _FORMATS))
     with context.opened(config, workdir) as found:
         model = context.models_of(config, model or config.mitigate or None)[0]
+        ensembles.refuse(found, model, "exported", "--model")
         context.needs(found.model(model) / "provenance.json", f"model {model!r}", "convert")
         params, provenance = checkpoints.restore(found.model(model))
         converted_spec(found, model, provenance)
@@ -214,7 +298,7 @@ def _export(config: config_lib.RunConfig, workdir: str, model: str | None, to: s
 
 def _exported_name(name: str) -> str:
     """Returns the safetensors name that torch stacks look for where they looked for `name`."""
-    return pathlib.Path(name).stem.replace("pytorch_model", "model").replace("flax_model", "model") + ".safetensors"
+    return pathlib.Path(name.removesuffix(sharded.SUFFIX)).stem.replace("pytorch_model", "model").replace("flax_model", "model") + ".safetensors"
 
 
 def describe(converted: dict[str, dict[str, Any]]) -> str:
@@ -224,9 +308,14 @@ def describe(converted: dict[str, dict[str, Any]]) -> str:
         return "\n".join(["exported, float32:", *lines, *(f"  in {entry['directory']}" for entry in converted.values())])
     lines = []
     for name, entry in converted.items():
+        if "members" in entry:
+            lines.append(f"  {name:<24} ensemble of {len(entry['members'])}: {entry['rule']} of {', '.join(one['name'] for one in entry['members'])}")
+            continue
         line = f"  {name:<24} {entry['parameters']:>9,} parameters  layout {entry['layout']}  sha256 {entry['source_sha256'][:12]}"
         left = [part for one in entry["files"] for part in (*one["left_out"], *one["unbuilt"])]
         line += f"  ignored {len(entry['ignored'])} keys" if entry["ignored"] else ""
         line += f"  not read: {', '.join([*entry['not_read'], *left])}" if entry["not_read"] or left else ""
         lines.append(line)
+        if not entry["model"]["sha256"]:
+            lines += [f"    {digest}  {part}" for one in entry["files"] for part, digest in one["parts"].items()]
     return "\n".join(["converted, every key accounted for:", *lines])

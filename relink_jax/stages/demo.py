@@ -6,8 +6,9 @@ import time
 from typing import Any
 
 from relink_jax import config as config_lib
+from relink_jax.encoders import published
 from relink_jax.runtime import progress
-from relink_jax.stages import audit, cohort, context, convert, embed, heads, plan, probe, report
+from relink_jax.stages import audit, cohort, context, convert, embed, ensembles, heads, plan, probe, report
 
 ROAD = ("cohort", "convert", "embed", "heads", "audit", "probe", "report")
 
@@ -24,7 +25,8 @@ class Demo:
 def run(config: config_lib.RunConfig, workdir: str) -> Demo:
     """Runs the whole road in `workdir`, going on where an earlier run of the same config stopped.
 
-    A cohort without a training split is audited only: there is nothing to train heads or the probe on, and that is said.
+    A cohort without a training split is audited only: there is nothing to train heads or the probe on, and that is said. A model that
+    cannot be mitigated is refused before anything is encoded, a published one by its entry before it is converted.
 
     Raises: every error of the stages it calls.
     """
@@ -43,7 +45,19 @@ def run(config: config_lib.RunConfig, workdir: str) -> Demo:
         if name == "cohort" and not context.training_sites(config, outcomes[name]):
             skipped |= {"heads", "probe"}
             progress.notice(f"no study in split {config.heads.train_split!r}: linkage is measured, nothing is mitigated or probed")
+        if name in ("cohort", "convert") and "heads" not in skipped:
+            _check_mitigated(config, workdir)
     return Demo(outcomes["report"].table, outcomes["report"].page, seconds)
+
+
+def _check_mitigated(config: config_lib.RunConfig, workdir: str) -> None:
+    """Raises `UsageError` when the model to mitigate cannot be, as far as that is known: by its heads, or by its entry until it is converted."""
+    model = config.mitigate
+    with context.opened(config, workdir) as found:
+        if (found.heads(model, "original") / "card.json").exists() or ensembles.is_one(found, model):
+            heads.check_converted(found, model)
+        elif model in published.MODELS:
+            heads.check_forms(model, {"image": published.MODELS[model].image_head, "text": published.MODELS[model].text_head})
 
 
 def describe(demo: Demo) -> str:

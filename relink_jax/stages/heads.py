@@ -5,6 +5,7 @@ Heads that are already in the workdir are kept when their settings agree: traini
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from relink_jax.cohort import schema
 from relink_jax.privacy import accounting, controls, objectives, sampling, training
 from relink_jax.privacy import ledger as ledger_lib
 from relink_jax.runtime import progress
-from relink_jax.stages import context
+from relink_jax.stages import context, ensembles
 from relink_jax.store import digests, files, shards
 from relink_jax.store import workdir as workdir_lib
 
@@ -37,14 +38,14 @@ class Arm:
 def run(config: config_lib.RunConfig, workdir: str) -> list[Arm]:
     """Trains (or finds) every configured arm of the mitigated model.
 
-    Raises: UsageError: no model to mitigate, one whose heads are not linear, or no training pairs; StoreError: missing features, or
+    Raises: UsageError: no model to mitigate, an ensemble, one whose heads are not linear, or no training pairs; StoreError: missing features, or
         heads of other settings.
     """
     if not config.mitigate:
         raise errors.UsageError(errors.describe("nothing to mitigate", "config field 'mitigate'", f"one of models {list(config.models)}", "''"))
     with context.opened(config, workdir) as found:
+        check_converted(found, config.mitigate)
         cohort = context.load_cohort(config, found)
-        _check_linear(found, config.mitigate)
         return [_arm(config, found, cohort, arm) for arm in context.arms_of(config, config.mitigate)]
 
 
@@ -66,10 +67,15 @@ def _spent(ledger: dict[str, Any] | None) -> str:
     return f"{spent}; with {total['runs'] - 1} earlier released on the same people {together}"
 
 
-def _check_linear(found: workdir_lib.Workdir, model: str) -> None:
-    """Raises `UsageError` naming the forms of a model's heads unless both are linear, whose clipped gradients the mechanism has."""
+def check_converted(found: workdir_lib.Workdir, model: str) -> None:
+    """Raises `UsageError` unless a converted model can be mitigated: for an ensemble, and see `check_forms`."""
+    ensembles.refuse(found, model, "mitigated", "--config.mitigate")
     original, _, _ = context.load_arm(found, model, "original")
-    forms = {side: heads_lib.form_of(head) for side, head in original.items()}
+    check_forms(model, {side: heads_lib.form_of(head) for side, head in original.items()})
+
+
+def check_forms(model: str, forms: Mapping[str, str]) -> None:
+    """Raises `UsageError` naming the forms of a model's heads, by side, unless both are linear, whose clipped gradients the mechanism has."""
     if set(forms.values()) != {"linear"}:
         raise errors.UsageError(
             errors.describe(

@@ -3,31 +3,43 @@
 import reprlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from relink_jax import config as config_lib
 from relink_jax import errors
+from relink_jax.encoders import cost, specs, towers, zoo
+from relink_jax.encoders import embed as embed_lib
 from relink_jax.runtime import plan
 
 PLANNED = ("audit", "embed", "heads")
 LARGEST = 1_000_000_000
 _STUDIES_PER_PATIENT, _IMAGES_PER_STUDY = 2.0, 4 / 3  # of the synthetic generator
-_PHANTOM = {"feature_dim": 96, "parameters": 480_000, "tokens": 65}  # of the packaged models' image towers
 
 
 def run(
-    config: config_lib.RunConfig, workdir: str, words: Sequence[str] = PLANNED, *, images: str | None = None, studies: str | None = None, dim: str | None = None
+    config: config_lib.RunConfig,
+    workdir: str,
+    words: Sequence[str] = PLANNED,
+    *,
+    images: str | None = None,
+    studies: str | None = None,
+    dim: str | None = None,
+    model: str | None = None,
 ) -> dict[str, list[plan.Line]]:
     """Returns the plan of each stage named in `words` (all when empty); nothing is read from or written to `workdir`.
 
     Args:
-        images, studies, dim: sizes Q, S and D as text or None for the configured synthetic cohort's.
+        images, studies, dim: sizes Q, S and D as text or None for the configured synthetic cohort's and the model's.
+        model: a packaged or published model, None for the packaged ones, which share one geometry.
 
-    Raises: UsageError: an unknown stage or a size that is not a whole number from 1 to `LARGEST`.
+    Raises: UsageError: an unknown stage or model, or a size that is not a whole number from 1 to `LARGEST`.
     """
     config.validate()
     expected = config.cohort.phantom.n_patients
     n_studies = _size("studies", studies, round(expected * _STUDIES_PER_PATIENT))
     n_images = _size("images", images, round(expected * _STUDIES_PER_PATIENT * _IMAGES_PER_STUDY))
-    width = _size("dim", dim, 64)
+    spec = zoo.described(model or zoo.list_vlms()[-1])
+    width = _size("dim", dim, spec.dim)
     plans: dict[str, list[plan.Line]] = {}
     for stage in words or PLANNED:
         if stage not in PLANNED:
@@ -35,7 +47,7 @@ def run(
         if stage == "audit":
             plans[stage] = plan.audit_plan(n_images, n_studies, width, config.audit.query_block, config.audit.tile, 1)
         elif stage == "embed":
-            plans[stage] = plan.embed_plan(n_images, n_studies, config.cohort.phantom.image_size, **_PHANTOM)
+            plans[stage] = _embed_plan(spec, config.embed, n_images, n_studies)
         else:
             plans[stage] = _heads_plan(config.heads.mechanism)
     return plans
@@ -44,6 +56,19 @@ def run(
 def describe(plans: dict[str, list[plan.Line]]) -> str:
     """Returns the plans as text."""
     return "\n\n".join(f"plan of {stage}:\n{plan.table(lines)}" for stage, lines in plans.items())
+
+
+def _embed_plan(spec: specs.VLMSpec, settings: config_lib.EmbedConfig, n_images: int, n_texts: int) -> list[plan.Line]:
+    costs = cost.of(spec, prior=settings.prior == "table")  # as if every image had a prior
+    map_bytes = np.dtype(embed_lib.MAP_DTYPES[settings.map_dtype]).itemsize
+    rows = {"image": n_images, "text": n_texts}
+    sides = {
+        side: plan.Encoding(rows[side], one.parameters, one.flop, one.features, map_bytes if len(one.features) > 1 else plan.FLOAT)
+        for side, one in costs.items()
+    }
+    weight_bytes = np.dtype(embed_lib.PRECISIONS[settings.precision]).itemsize
+    lines = plan.embed_plan(sides["image"], sides["text"], spec.image.image_size, towers.text_length(spec), weight_bytes)
+    return [plan.Line("model", spec.name, spec.description), *lines]
 
 
 def _heads_plan(mechanism: config_lib.MechanismConfig) -> list[plan.Line]:

@@ -1,5 +1,6 @@
 """The probe stage: a 14-label linear probe on features before the head (maps: their mean) and on every arm's embeddings.
 
+An ensemble has no features of its own: only its embeddings are probed, its members' side by side.
 Fitted on the heads' training site (train and validate splits), scored on every evaluation set; its numbers go into the
 results files that the audit stage wrote.
 """
@@ -13,7 +14,7 @@ from relink_jax import config as config_lib
 from relink_jax import errors
 from relink_jax.cohort import schema
 from relink_jax.runtime import progress
-from relink_jax.stages import context
+from relink_jax.stages import context, ensembles
 from relink_jax.store import digests, files
 from relink_jax.store import workdir as workdir_lib
 from relink_jax.utility import probe
@@ -33,7 +34,9 @@ def run(config: config_lib.RunConfig, workdir: str) -> dict[str, list[probe.Prob
         probed: dict[str, list[probe.ProbeResult]] = {}
         with progress.bar(sum(map(len, arms.values())), "probe", "arms") as bar:
             for model in config.models:
-                before = _probe(config, cohort, sets, context.vectors(found, model, "images"), PRE_HEAD)
+                before: dict[str, probe.ProbeResult] = {}
+                if not ensembles.is_one(found, model):
+                    before = _probe(config, cohort, sets, context.vectors(found, model, "images"), PRE_HEAD)
                 original: dict[str, probe.ProbeResult] = {}
                 for arm in arms[model]:
                     images, _ = context.embeddings(found, model, arm, config.embed.shard_rows)
@@ -41,15 +44,15 @@ def run(config: config_lib.RunConfig, workdir: str) -> dict[str, list[probe.Prob
                     original = original or after
                     for name in after:
                         stem = f"{model}__{arm}__{name}"
-                        probed[stem] = [before[name], after[name]]
-                        _record(found, stem, before[name], after[name], original[name], _protocol(config, cohort))
+                        probed[stem] = [one[name] for one in (before, after) if one]
+                        _record(found, stem, probed[stem], original[name], _protocol(config, cohort))
                     bar.update(1)
         return probed
 
 
 def describe(probed: dict[str, list[probe.ProbeResult]]) -> str:
-    """Returns one line per results file: macro AUROC before the head and after it."""
-    lines = [f"  {stem.replace('__', '  '):<64} " + "  ".join(f"{one.features} {_auroc(one)}" for one in pair) for stem, pair in probed.items()]
+    """Returns one line per results file: macro AUROC before the head, where there are such features, and after it."""
+    lines = [f"  {stem.replace('__', '  '):<64} " + "  ".join(f"{one.features} {_auroc(one)}" for one in found) for stem, found in probed.items()]
     return "\n".join(["macro AUROC of the 14-label linear probe (chance 0.5):", *lines])
 
 
@@ -99,14 +102,14 @@ def _protocol(config: config_lib.RunConfig, cohort: schema.Cohort) -> dict[str, 
     return {**settings, "l2_grid": list(config.probe.l2_grid), "level": config.audit.level, "sites": context.training_sites(config, cohort)}
 
 
-def _record(
-    found: workdir_lib.Workdir, stem: str, before: probe.ProbeResult, after: probe.ProbeResult, original: probe.ProbeResult, protocol: dict[str, Any]
-) -> None:
+def _record(found: workdir_lib.Workdir, stem: str, probed: list[probe.ProbeResult], original: probe.ProbeResult, protocol: dict[str, Any]) -> None:
+    """Adds what was probed of one results file, the arm's embeddings last, and their change against the original heads'."""
     path = found.results / f"{stem}.json"
     context.needs(path, f"results of {stem.replace('__', ' ')}", "audit")
     document = files.read_object(path, {"utility": dict, "warnings": list})
-    document["utility"] |= {"probe": [before.to_json(), after.to_json()], "protocol": protocol}
+    after = probed[-1]
+    document["utility"] |= {"probe": [one.to_json() for one in probed], "protocol": protocol}
     comparable = after is not original and after.macro_auroc is not None and original.macro_auroc is not None
     document["utility"]["paired"] = [probe.paired_difference(after, original)] if comparable else []
-    document["warnings"] = sorted({*document["warnings"], *before.warnings, *after.warnings})
+    document["warnings"] = sorted({*document["warnings"], *(line for one in probed for line in one.warnings)})
     files.write_json(path, digests.sealed(document))

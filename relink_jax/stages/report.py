@@ -12,7 +12,7 @@ from relink_jax.report import check as check_lib
 from relink_jax.report import evidence as evidence_lib
 from relink_jax.report import page, schema
 from relink_jax.report.evidence import MATCHED, PAIRED_POOL
-from relink_jax.stages import context
+from relink_jax.stages import context, ensembles
 from relink_jax.store import workdir as workdir_lib
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -58,11 +58,16 @@ def _ledgers(found: workdir_lib.Workdir, documents: list[dict[str, Any]]) -> dic
     ledgers: dict[str, dict[str, Any]] = {}
     for document in documents:
         model, arm = document["model"]["name"], document["model"]["head"]
-        if not (found.heads(model, arm) / "card.json").exists():
+        ensemble, ledger = ensembles.load(found, model), None
+        if ensemble is not None:
+            heads_sha256 = ensemble.digest("heads_sha256")
+        elif (found.heads(model, arm) / "card.json").exists():
+            _, card, ledger = context.load_arm(found, model, arm)
+            heads_sha256 = card["heads_sha256"]
+        else:
             continue
         where = f"results file '{schema.stem(document)}.json'"
-        _, card, ledger = context.load_arm(found, model, arm)
-        if document["model"].get("heads_sha256") != card["heads_sha256"]:
+        if document["model"].get("heads_sha256") != heads_sha256:
             raise errors.StoreError(errors.describe("results of other heads", where, "the digest of the heads in the workdir", "another; audit again"))
         if document["model"]["dp"] != context.spent(ledger):
             raise errors.StoreError(errors.describe("privacy of the heads", where, "what their ledger says", "something else; audit again"))
@@ -79,7 +84,7 @@ def describe(report: Report) -> str:
 
 
 def headline(documents: list[dict[str, Any]], pool: int) -> str:
-    """Returns the page's main figures as text: per dataset, models in rising specialisation, then the other heads.
+    """Returns the page's main figures as text: per dataset, models in rising specialisation, members of ensembles, then the other heads.
 
     Recall@1 at the dataset's largest pool up to `pool`, the same at N = 100 (or the smallest pool), among label twins with
     the same queries in random pools beside it, and the probe.
@@ -101,7 +106,7 @@ def headline(documents: list[dict[str, Any]], pool: int) -> str:
                 "probe AUROC",
             )
         )
-        for row in (*evidence.ladder, *evidence.arms):
+        for row in evidence.rows:
             if evidence.file(row, dataset) is None:
                 continue
             cells = [_shown(evidence.recall(row, dataset, size), interval=size == large) for size in sizes] + [""] * (2 - len(sizes))
@@ -109,7 +114,7 @@ def headline(documents: list[dict[str, Any]], pool: int) -> str:
             lift = evidence.single(row, dataset, "times", "lift", large)
             beside = f"{_shown(twins)} ({_shown(paired)} random)" if twins.value else "-"
             rows.append((row.model, row.head, *cells, lift.text if lift else "-", beside, _shown(evidence.probe(row, dataset))))
-        first = next(row for row in (*evidence.ladder, *evidence.arms) if evidence.file(row, dataset))
+        first = next(row for row in evidence.rows if evidence.file(row, dataset))
         chances = [evidence.single(first, dataset, "chance", "chance", size) for size in sizes]
         shown = [chance.text if chance else "-" for chance in (*chances, evidence.single(first, dataset, "chance", "chance", matched, MATCHED))]
         rows.append(("chance", "", *shown[:-1], *[""] * (2 - len(sizes)), f"1{TIMES}", shown[-1], "0.5"))

@@ -23,6 +23,7 @@ def small(**changes):
         "image_study": np.array([0, 0, 1, 2], np.int32),
         "image_path": np.array(["0.png", "1.png", "2.png", "3.png"], dtype=object),
         "image_view": np.array(["PA", "LATERAL", "AP", "PA"], dtype=object),
+        "image_prior": np.array([-1, -1, 0, -1], np.int32),
         "study_key": np.array(["s", "t", "u"]),
         "study_patient": np.array([0, 0, 1], np.int32),
         "study_split": np.array(["train", "train", "test"], dtype=object),

@@ -137,7 +137,7 @@ def test_a_missing_file_is_refused(directory):
 
 def test_a_wrong_digest_is_refused_before_the_file_is_opened(directory):
     (directory / "model.safetensors").write_bytes(b"not a checkpoint at all")
-    spec = dataclasses.replace(zoo.from_directory(directory), sha256="0" * 64)
+    spec = dataclasses.replace(zoo.from_directory(directory), sha256=("0" * 64,))
     with pytest.raises(errors.DataError, match=r"weights changed in tiny/model.safetensors: expected SHA-256 000000000000"):
         convert.convert(spec)
 

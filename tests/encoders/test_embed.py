@@ -149,6 +149,13 @@ def test_features_that_are_not_finite_are_refused(world, tmp_path):
     assert not shards.finished(tmp_path / "images")
 
 
+def test_a_row_that_is_not_finite_is_named_by_its_place_in_the_run():
+    features = np.ones((3, 2, 2), np.float32)
+    features[1, 0, 1] = np.nan
+    with pytest.raises(errors.DataError, match=r"features not finite in embed texts, row 9: expected finite numbers, found 1 bad rows in a batch$"):
+        embed._check_finite(features, np.array([4, 9, 2]), "embed texts")
+
+
 def test_nothing_to_embed_is_refused(world, tmp_path):
     with pytest.raises(errors.DataError, match=r"nothing to embed"):
         _images(world, tmp_path / "images", np.arange(0))

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from PIL import Image
 
 from relink_jax import errors
-from relink_jax.encoders import embed, preprocess, recipes, specs, tokenize, towers
+from relink_jax.encoders import embed, preprocess, recipes, specs, steps, tokenize, towers
 from relink_jax.runtime import mesh as meshes
 from relink_jax.store import shards
 
@@ -78,7 +78,7 @@ LENGTHS = [3, 60, 14, 15, 16, 1, 75, 75, 30, 31, 2, 5, 13, 40, 61, 62, 63, 3, 4,
 def texts(tmp_path, monkeypatch, text, name, devices=1, bucketed=True, rows=None, **changes):
     spec, params = model(tmp_path, text=text)
     monkeypatch.setattr(tokenize, "tokenizer_for", lambda _: FakeTokenizer(spec.text, bucketed))
-    monkeypatch.setattr(embed, "_WORTH", 0)
+    monkeypatch.setattr(steps, "_WORTH", 0)
     rows = np.arange(len(LENGTHS)) if rows is None else rows
     embed.embed_texts(spec, params, [str(n) for n in LENGTHS], rows, tmp_path / name, meshes.make_mesh(devices), **{**OPTIONS, **changes})
     found = shards.read(tmp_path / name)
@@ -110,7 +110,10 @@ def test_planes_without_a_table_of_levels_reach_the_tower_as_pixels(tmp_path, pi
     spec, params = model(tmp_path)
     pixels = np.stack([recipe.pixels(np.asarray(Image.open(pictures.image_root / f"{row}.png"), np.float32) / 255) for row in range(COUNT)])
     np.testing.assert_allclose(found, towers.image_features(spec, params["image"], pixels), atol=2e-6)
+    seen, real = [], towers.image_features
+    monkeypatch.setattr(towers, "image_features", lambda spec, params, shown: seen.append(shown.dtype.name) or real(spec, params, shown))
     rough = images(tmp_path, pictures, "vit", "rough", precision="bf16")
+    assert seen == ["bfloat16"]
     assert 1e-4 < np.max(np.abs(rough - found)) < 0.3
 
 
@@ -138,7 +141,7 @@ def test_the_output_stays_split_over_the_mesh(tmp_path, side, devices):
     mesh = meshes.make_mesh(devices)
     batch = np.zeros((16, 64, 64), np.uint8) if side == "image" else np.ones((16, 70), np.int32)
     inputs = {"params": params[side], "levels": np.zeros((256, 3), np.float32)}
-    found = embed.program(spec, side, mesh)(inputs, batch)
+    found = steps.program(spec, side, mesh)(inputs, batch)
     assert found.sharding.spec == PartitionSpec("data")
     assert {piece.data.shape for piece in found.addressable_shards} == {(16 // devices, *getattr(spec, side).features)}
 
@@ -151,35 +154,35 @@ def test_devices_agree_exactly_on_small_integers(tmp_path):
     exact = jax.tree_util.tree_map_with_path(lambda path, array: np.full_like(array, 1 - 1e-5) if path[-1].key == "var" else array, params)
     inputs = {"params": exact, "levels": np.repeat(np.arange(256, dtype=np.float32)[:, None] % 3, 3, axis=1)}
     batch = draw.integers(0, 256, (16, 32, 32), dtype=np.uint8)
-    one, eight = (np.asarray(embed.program(spec, "image", meshes.make_mesh(devices))(inputs, batch)) for devices in (1, 8))
+    one, eight = (np.asarray(steps.program(spec, "image", meshes.make_mesh(devices))(inputs, batch)) for devices in (1, 8))
     np.testing.assert_array_equal(one, eight)
     assert len(np.unique(one, axis=0)) == 16
 
 
 def test_lengths_are_few_and_cover_the_longest():
-    assert embed.bucket_lengths(77) == [16, 32, 64, 77]
-    assert embed.bucket_lengths(256) == [16, 32, 64, 128, 256]
-    assert embed.bucket_lengths(512) == [32, 64, 128, 256, 512]
-    assert embed.bucket_lengths(16) == [16]
-    assert embed.bucket_lengths(5) == [5]
+    assert steps.bucket_lengths(77) == [16, 32, 64, 77]
+    assert steps.bucket_lengths(256) == [16, 32, 64, 128, 256]
+    assert steps.bucket_lengths(512) == [32, 64, 128, 256, 512]
+    assert steps.bucket_lengths(16) == [16]
+    assert steps.bucket_lengths(5) == [5]
 
 
 def test_a_length_that_few_texts_have_is_not_worth_a_program():
     needed = np.array([3, 16, 9, 17, 30, 33, 60, 61, 62, 63, 70, 1])
-    assert embed.padded_lengths(needed, 77, 1).tolist() == [16, 16, 16, 64, 64, 64, 64, 64, 64, 64, 77, 16]
-    assert embed.padded_lengths(needed, 77, 2).tolist() == [64] * 10 + [77, 64]
-    assert embed.padded_lengths(needed, 77, 9).tolist() == [77] * 12
+    assert steps.padded_lengths(needed, 77, 1).tolist() == [16, 16, 16, 64, 64, 64, 64, 64, 64, 64, 77, 16]
+    assert steps.padded_lengths(needed, 77, 2).tolist() == [64] * 10 + [77, 64]
+    assert steps.padded_lengths(needed, 77, 9).tolist() == [77] * 12
 
 
 @pytest.mark.parametrize(("text", "needed"), [("clip", [5, 62, 77]), ("cls", [5, 62, 70]), ("sep", [5, 62, 70]), ("siglip", None), ("three_layers", None)])
 def test_only_texts_that_padding_cannot_reach_are_cut(text, needed):
-    found = embed.needed_tokens(TEXT[text], FakeTokenizer(TEXT[text])(["3", "60", "75"]))
+    found = steps.needed_tokens(TEXT[text], FakeTokenizer(TEXT[text])(["3", "60", "75"]))
     assert (found if needed is None else found.tolist()) == needed
 
 
 def test_a_cut_below_the_needed_tokens_would_be_seen(tmp_path, monkeypatch):
-    right = embed.needed_tokens
-    monkeypatch.setattr(embed, "needed_tokens", lambda *arguments: np.minimum(right(*arguments), 16))
+    right = steps.needed_tokens
+    monkeypatch.setattr(steps, "needed_tokens", lambda *arguments: np.minimum(right(*arguments), 16))
     assert np.max(np.abs(texts(tmp_path, monkeypatch, "clip", "cut") - whole(tmp_path, "clip"))) > 0.01
 
 
@@ -194,27 +197,27 @@ def test_padding_does_reach_the_towers_that_are_never_cut(tmp_path, text):
 def test_a_run_traces_one_program_per_length_and_a_second_run_none(tmp_path, monkeypatch):
     traced, real = [], towers.text_features
     monkeypatch.setattr(towers, "text_features", lambda spec, params, ids: traced.append(ids.shape) or real(spec, params, ids))
-    embed.program.cache_clear()
+    steps.program.cache_clear()
     texts(tmp_path, monkeypatch, "clip", "first", batch_size=2)
     assert sorted(traced) == [(2, 16), (2, 32), (2, 64), (2, 77)]
     texts(tmp_path, monkeypatch, "clip", "second", batch_size=2, rows=np.arange(20)[::-1])
     assert len(traced) == 4
-    embed.program.cache_clear()
+    steps.program.cache_clear()
     texts(tmp_path, monkeypatch, "clip", "third", batch_size=2, bucketed=False)
     assert traced[4:] == [(2, 77)]
-    embed.program.cache_clear()
+    steps.program.cache_clear()
 
 
 def test_steps_are_full_and_the_longest_go_first():
     lengths = np.array([16, 64, 16, 32, 16, 64, 16])
-    steps = embed._batches([(0, 0, 5), (2, 5, 7)], lengths, 2)
-    assert [(step.shard, step.places.tolist(), step.length, step.last) for step in steps] == [
+    found = steps.planned([(0, 0, 5), (2, 5, 7)], 2, lengths=lengths)
+    assert [(step.shard, step.places.tolist(), step.length, step.last) for step in found] == [
         (0, [1, 3], 64, False),
         (0, [0, 2], 16, False),
         (0, [4], 16, True),
         (2, [5, 6], 64, True),
     ]
-    assert [step.places.tolist() for step in embed._batches([(0, 0, 5)], None, 3)] == [[0, 1, 2], [3, 4]]
+    assert [step.places.tolist() for step in steps.planned([(0, 0, 5)], 3)] == [[0, 1, 2], [3, 4]]
 
 
 def identity(tmp_path, name):
@@ -257,10 +260,10 @@ def test_maps_can_be_stored_in_half_precision_and_vectors_cannot(tmp_path, pictu
 def test_maps_too_large_for_half_precision_are_refused(tmp_path, pictures, monkeypatch):
     real = towers.image_features
     monkeypatch.setattr(towers, "image_features", lambda *arguments: real(*arguments) * 1e6)
-    embed.program.cache_clear()
+    steps.program.cache_clear()
     with pytest.raises(errors.DataError, match=r"features not finite in embed images, row \d+: .*too large for float16"):
         images(tmp_path, pictures, "map", "half", map_dtype="float16")
-    embed.program.cache_clear()
+    steps.program.cache_clear()
 
 
 def test_a_shard_of_maps_stays_small_enough_to_be_read(tmp_path, pictures, monkeypatch):

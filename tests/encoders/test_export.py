@@ -29,7 +29,7 @@ def tiny_models(monkeypatch):
     """The published cases as the models that sources are taken for; their tokenizers are not the matter here."""
     monkeypatch.setattr(convert_lib, "check_inputs", lambda spec: None)
     monkeypatch.setattr(convert_lib, "target_shapes", functools.cache(convert_lib.target_shapes))
-    monkeypatch.setattr(zoo, "of_source", lambda name, directory: published.CASES[name].spec(directory, name))
+    monkeypatch.setattr(zoo, "of_source", lambda name, directory, *_, **__: published.CASES[name].spec(directory, name))
 
 
 def brought(workdir, source, name, **options):

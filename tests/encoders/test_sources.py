@@ -195,10 +195,10 @@ def test_a_source_is_a_directory_a_file_or_a_cache_directory(tmp_path):
 def test_a_digest_is_compared_before_any_file_is_opened(tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(b"PK\x03\x04 no zip")
-    spec = dataclasses.replace(spec_of("openai", tmp_path), sha256="f" * 64)
+    spec = dataclasses.replace(spec_of("openai", tmp_path), sha256=("f" * 64,))
     assert refusal(spec) == f"weights changed in tiny/model.pt: expected SHA-256 {'f' * 12}, found {digests.file_digest(path)[:12]}"
     torch_zip.write(path, published.CASES["openai"].states()["model"])
-    assert convert.convert(dataclasses.replace(spec, sha256=digests.file_digest(path))).provenance["source_sha256"] == digests.file_digest(path)
+    assert convert.convert(dataclasses.replace(spec, sha256=(digests.file_digest(path),))).provenance["source_sha256"] == digests.file_digest(path)
 
 
 def test_conversion_needs_little_more_memory_than_the_checkpoint(tmp_path, monkeypatch):

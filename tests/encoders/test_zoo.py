@@ -22,7 +22,7 @@ def test_each_model_converts_and_is_small(name):
     spec = zoo.get_vlm(name)
     converted = convert.convert(spec)
     assert (spec.directory / convert.WEIGHTS).stat().st_size <= 3 * 2**20
-    assert spec.sha256 == digests.file_digest(spec.directory / convert.WEIGHTS)
+    assert spec.sha256 == (digests.file_digest(spec.directory / convert.WEIGHTS),)
     assert converted.provenance["layout"] == layouts.HF_CLIP.name
     assert converted.provenance["parameters"] == 927_233
     assert converted.heads["image"]["kernel"].shape == (spec.image.stack.width, spec.dim)

@@ -41,6 +41,8 @@ def test_fixture_files_pass(sound):
         ("/model/name", "", "at /model/name"),
         ("/model/dp", {"epsilon": 0.3}, "at /model/dp/delta in f: expected a finite number, found nothing"),
         ("/protocol/same_patient", "maybe", "expected one of exclude, negative, positive"),
+        ("/model/ensemble", {"rule": "mean", "members": ["a"]}, "at /model/ensemble/members in f: expected at least two names"),
+        ("/model/ensemble", {"members": ["a", "b"]}, "at /model/ensemble/rule in f: expected text, found nothing"),
         ("/metrics/0/value", float("nan"), "at /metrics/0/value in f: expected a finite number or null, found nan"),
         ("/metrics/0/value", float("inf"), "found inf"),
         ("/metrics/0/value", 1.5, "at /metrics/0/value in f: expected a number in"),

@@ -74,6 +74,31 @@ def test_shards_of_other_inputs_are_refused(tmp_path):
     shards.write_all(tmp_path / "s", {"x": np.ones((4, 2), np.float32)}, 2, {"model": "a"})
     with pytest.raises(errors.StoreError, match="different model"):
         shards.ShardWriter(tmp_path / "s", 4, 2, {"model": "b"})
+    for rows, shard_rows in ((5, 2), (4, 3)):
+        with pytest.raises(errors.StoreError, match="different row count or shard size"):
+            shards.ShardWriter(tmp_path / "s", rows, shard_rows, {"model": "a"})
+
+
+def test_arrays_of_other_lengths_than_the_manifest_says_are_refused(tmp_path):
+    for name, index in (("one", 3), ("both", 4)):
+        shards.write_all(tmp_path / name, {"x": np.ones((4, 2), np.float32), "index": np.arange(index)}, 2, {})
+    path = tmp_path / "both" / "manifest.json"
+    files.write_json(path, {**files.read_json(path), "rows": 5})
+    for name in ("one", "both"):
+        with pytest.raises(errors.StoreError, match=f"rows missing in shards '{name}'"):
+            shards.read(tmp_path / name)
+
+
+def test_a_manifest_is_of_the_shards_that_are_there(tmp_path):
+    kept = {fill: shards.write_all(tmp_path / str(fill), {"x": np.full((4, 2), fill, np.float32)}, 2, {}) for fill in (1, 2)}
+    assert kept[1] != kept[2]
+    assert kept == {fill: shards.digest(tmp_path / str(fill)) for fill in kept}
+    writer, path = shards.ShardWriter(tmp_path / "1", 4, 2, {}), tmp_path / "1" / "manifest.json"
+    files.write_json(path, {**files.read_json(path), "shards": []})
+    assert writer.finish() == shards.digest(tmp_path / "1") == kept[1]
+    (tmp_path / "1" / "shard-00001.safetensors").write_bytes(b"others")
+    with pytest.raises(errors.StoreError, match="shards missing in shards '1': expected 2 shards, found 1 missing"):
+        writer.finish()
 
 
 def test_tables_round_trip_and_detect_corruption(tmp_path):

@@ -30,6 +30,7 @@ COLUMNS = (
     "pretrain_exposure",
     "site",
     "study_order",
+    "prior_image_id",
     "age_years",
     "sex",
     "label_source",
@@ -41,7 +42,8 @@ def generate(config: PhantomConfig, directory: pathlib.Path) -> pathlib.Path:
     """Writes `images/pXX/*.png` (8-bit grey) and `pairs.csv` under `directory` and returns the table's path.
 
     The table is written last and in one piece, so that it marks a finished cohort. One row per image; labels are 1, 0, -1
-    or empty. Identifiers are invented and start with P, S, I and R.
+    or empty. Identifiers are invented and start with P, S, I and R. The prior image of a frontal view is the first frontal
+    image of the patient's latest earlier study that has one, and so for lateral views.
     Raises: StoreError: the directory cannot be written.
     """
     directory = pathlib.Path(directory)
@@ -50,12 +52,16 @@ def generate(config: PhantomConfig, directory: pathlib.Path) -> pathlib.Path:
     table.writerow(COLUMNS)
     for index in range(config.n_patients):
         folder = f"p{index % 100:02d}"
+        latest: dict[bool, str] = {}
         for record in people.patient_studies(config.seed, index):
-            study = f"S{index:06d}{record.study.order}"
+            study, first = f"S{index:06d}{record.study.order}", dict[bool, str]()
             for number, view in enumerate(record.views):
+                lateral = view == "LATERAL"
                 path = f"images/{folder}/{study}_{number}.png"
                 _save(directory / path, people.draw_image(config.seed, record, number, config.image_size))
-                table.writerow(_row(record, path, study, number, view))
+                table.writerow(_row(record, path, study, number, view, latest.get(lateral, "")))
+                first.setdefault(lateral, _image_id(study, number))
+            latest |= first
     target = directory / "pairs.csv"
     files.write_text(target, text.getvalue())
     return target
@@ -72,9 +78,13 @@ def _save(path: pathlib.Path, picture: np.ndarray) -> None:
         ) from error
 
 
-def _row(record: people.StudyRecord, path: str, study: str, number: int, view: str) -> list[str]:
+def _image_id(study: str, number: int) -> str:
+    return f"I{study[1:]}{number}"
+
+
+def _row(record: people.StudyRecord, path: str, study: str, number: int, view: str, prior: str) -> list[str]:
     report, patient = record.report, record.patient
-    head = [path, f"P{record.patient_index:06d}", study, f"I{study[1:]}{number}", f"R{study[1:]}", report.findings, report.impression, view, record.split]
+    head = [path, f"P{record.patient_index:06d}", study, _image_id(study, number), f"R{study[1:]}", report.findings, report.impression, view, record.split]
     values = ["" if value == BLANK else str(value) for value in report.labels] if record.has_labels else [""] * len(LABELS)
     source = "phantom" if record.has_labels else ""
-    return [*head, "unseen", record.site, str(record.study.order), str(patient.age), patient.sex, source, *values]
+    return [*head, "unseen", record.site, str(record.study.order), prior, str(patient.age), patient.sex, source, *values]
