@@ -21,6 +21,7 @@ from relink_jax.encoders import specs
 
 PRECISION = jax.lax.Precision.HIGHEST
 _NEVER = -1e30  # a score that leaves no weight, in bfloat16 too
+_CACHED = 2**24  # bytes of scores computed together, in groups of heads: what a CPU's last cache holds, and ample for an accelerator
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -81,32 +82,33 @@ def attend(
     [heads, L, M], or [B, heads, L, M].
     """
     depth = query.shape[-1] // heads
-    query, key, value = (_split(part, batch, heads) for part in (query * depth**-0.5, key, value))
+    query, key, value = (part.reshape(batch, -1, heads, depth).transpose(0, 2, 1, 3) for part in (query * depth**-0.5, key, value))
     if mask is not None and mask.ndim == 3 and mask.shape[1] == 1:
-        query, key, mask = *_with_padding(query, key, jnp.repeat(mask[:, 0], heads, axis=0)), None
-    scores = jnp.einsum("nld,nmd->nlm", query, key, precision=PRECISION)
-    if bias is not None:
-        scores = (scores.reshape(batch, heads, *scores.shape[1:]) + bias).reshape(scores.shape)
+        query, key, mask = *_with_padding(query, key, mask), None
+    together = max(1, _CACHED // (batch * query.shape[2] * key.shape[2] * query.dtype.itemsize))
+    groups = [slice(first, first + together) for first in range(0, heads, together)]
+    biases = [None if bias is None else bias[..., group, :, :] for group in groups]
+    mixed = [_mix(query[:, group], key[:, group], value[:, group], mask, part) for group, part in zip(groups, biases, strict=True)]
+    return jnp.concatenate(mixed, axis=1).transpose(0, 2, 1, 3).reshape(-1, heads * depth)
+
+
+def _mix(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, bias: jax.Array | None) -> jax.Array:
+    """Returns softmax(query key + bias) value [B, H, L, D] of [B, H, L, D] and [B, H, M, D]; the division comes last, on the smallest array."""
+    scores = jnp.einsum("bhld,bhmd->bhlm", query, key, precision=PRECISION)
+    scores = scores if bias is None else scores + bias
     if mask is not None:
-        scores = jnp.where(jnp.repeat(mask, heads, axis=0) if mask.ndim == 3 else mask, scores, _NEVER)
+        scores = jnp.where(mask[:, None] if mask.ndim == 3 else mask, scores, _NEVER)
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
-    mixed = jnp.einsum("nlm,nmd->nld", weights, value, precision=PRECISION) / jnp.sum(weights, axis=-1, keepdims=True)
-    return mixed.reshape(batch, heads, -1, depth).transpose(0, 2, 1, 3).reshape(-1, heads * depth)
+    return jnp.einsum("bhlm,bhmd->bhld", weights, value, precision=PRECISION) / jnp.sum(weights, axis=-1, keepdims=True)
 
 
 def _with_padding(query: jax.Array, key: jax.Array, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns queries [N, L, D] and keys [N, M, D] with one more channel, whose product adds 0 for keys that are `seen` [N, M], else `_NEVER`.
+    """Returns queries [B, H, L, D] and keys [B, H, M, D] with one more channel, whose product adds 0 for keys `seen` [B, 1, M], else `_NEVER`.
 
     The product itself then masks, which saves a pass over the scores.
     """
-    ones = jnp.ones_like(query[..., :1])
-    return jnp.concatenate([query, ones], axis=-1), jnp.concatenate([key, jnp.where(seen, 0, _NEVER)[..., None].astype(key.dtype)], axis=-1)
-
-
-def _split(x: jax.Array, batch: int, heads: int) -> jax.Array:
-    """Returns [B * heads, L, W / heads] of [B * L, W]."""
-    depth = x.shape[-1] // heads
-    return x.reshape(batch, -1, heads, depth).transpose(0, 2, 1, 3).reshape(batch * heads, -1, depth)
+    never = jnp.broadcast_to(jnp.where(seen, 0, _NEVER)[..., None].astype(key.dtype), (*key.shape[:3], 1))
+    return jnp.concatenate([query, jnp.ones_like(query[..., :1])], axis=-1), jnp.concatenate([key, never], axis=-1)
 
 
 class Attention(nn.Module):

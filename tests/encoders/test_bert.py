@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import random_params
 import tower_oracle
 
 from relink_jax import errors
-from relink_jax.encoders import bert, specs
+from relink_jax.encoders import bert, blocks, specs
 
 PAD = 0
 STACK = specs.StackSpec(width=24, layers=4, heads=3, mlp_width=40, act="gelu", epsilon=1e-12)
@@ -160,3 +161,27 @@ def test_a_pool_that_cannot_be_is_refused(pool, layers):
         bert.BertTower(_spec(pool, layers=layers)).apply({"params": {}}, _ids())
     expected = "'cls' from 1 layers, 'sep' from 1 layers, 'three_layers' from 2 layers, 'last_four' from 3 layers"
     assert str(caught.value) == f"pool in BERT encoder: expected one of {expected}, found {pool!r} with {layers} layers"
+
+
+@pytest.mark.parametrize("masked", ["none", "causal", "padding", "both", "bias", "biases"])
+def test_attention_is_the_same_in_any_groups_of_heads(monkeypatch, masked):
+    batch, length, heads, width = 3, 7, 5, 20
+    draw = np.random.default_rng(0)
+    query, key, value = (draw.standard_normal((batch * length, width)) for _ in range(3))
+    causal, seen = np.tril(np.ones((length, length), bool)), np.arange(length) < np.array([7, 4, 1])[:, None]
+    mask = {"causal": causal, "padding": seen[:, None], "both": seen[:, None] & causal}.get(masked)
+    bias = {"bias": draw.standard_normal((heads, length, length)), "biases": draw.standard_normal((batch, heads, length, length))}.get(masked)
+
+    def plain():
+        split = (part.reshape(batch, length, heads, -1).transpose(0, 2, 1, 3) for part in (query, key, value))
+        q, k, v = split
+        scores = q @ k.swapaxes(2, 3) / np.sqrt(width / heads) + (0 if bias is None else bias)
+        allowed = True if mask is None else mask[:, None] if mask.ndim == 3 else mask
+        weights = np.exp(np.where(allowed, scores, -np.inf))
+        return (weights / weights.sum(axis=-1, keepdims=True) @ v).transpose(0, 2, 1, 3).reshape(-1, width)
+
+    with jax.enable_x64(True):
+        for cached in (2**24, 2 * batch * length**2 * 8, 1):
+            monkeypatch.setattr(blocks, "_CACHED", cached)
+            found = blocks.attend(*map(jnp.asarray, (query, key, value)), batch, heads, mask, bias)
+            np.testing.assert_allclose(found, plain(), atol=1e-13, err_msg=f"{cached} bytes")
