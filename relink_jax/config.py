@@ -77,8 +77,8 @@ class AuditConfig(Section):
     bootstrap_replicates: int = option(2000, "patient-clustered bootstrap replicates B")
     level: float = option(0.95, "confidence level of the intervals")
     mc_repeats: int = option(0, "Monte Carlo pools per query as a cross-check of the closed form; 0 switches it off")
-    query_block: int = option(1024, "queries per block of the counting pass; speed and memory only")
-    tile: int = option(2048, "candidate texts per tile of the counting pass; speed and memory only")
+    query_block: int = option(0, "images per step of the counting pass, over all devices; 0 chooses for the device; speed and memory only")
+    tile: int = option(0, "candidate studies per tile of the counting pass; 0 chooses for the device; speed and memory only")
     seed: int = option(0, "seed of bootstrap and Monte Carlo draws")
 
 
@@ -218,9 +218,9 @@ def _ranges(config: RunConfig) -> list[tuple[str, float, float, float]]:
         ("audit.bootstrap_replicates", config.audit.bootstrap_replicates, 100, 1e6),
         ("audit.level", config.audit.level, 0.5, 0.9999),
         ("audit.mc_repeats", config.audit.mc_repeats, 0, 1e6),
-        ("audit.query_block", config.audit.query_block, 8, big),
+        ("audit.query_block", config.audit.query_block, 0, big),
         ("audit.seed", config.audit.seed, 0, 2**32 - 1),
-        ("audit.tile", config.audit.tile, 8, big),
+        ("audit.tile", config.audit.tile, 0, big),
         ("heads.mechanism.target_epsilon", mechanism.target_epsilon, 1e-4, 100),
         ("heads.mechanism.target_delta", mechanism.target_delta, tiny, 0.1),
         ("heads.mechanism.l2_norm_clip", mechanism.l2_norm_clip, tiny, big),

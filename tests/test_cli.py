@@ -58,7 +58,7 @@ def test_every_stage_has_help_with_example_and_exit_codes(capsys, stage):
         (("demo", "--config.cohort.phantom.seed=-1", "--workdir=x"), "cohort.phantom.seed"),
         (("probe", "--config.probe.l2_grid=nan", "--workdir=x"), "probe.l2_grid"),
         (("heads", "--config.heads.mechanism.target_epsilon=800", "--workdir=x"), "[0.0001, 100]"),
-        (("plan", "--config.audit.tile=0"), "audit.tile"),
+        (("plan", "--config.audit.tile=-1"), "audit.tile"),
         (("embed", "--model=phantom-3-specalist", "--workdir=x"), "did you mean 'phantom-3-specialist'?"),
         (("convert", "--source=nowhere", "--model=a__b", "--workdir=x"), "without '__'"),
         (("convert", "--source=nowhere", "--model=phantom-1-labels", "--workdir=x"), "one that no packaged model has"),

@@ -28,7 +28,8 @@ ALLOWED = {
 ONLY_IN = {
     "flax": ("encoders/",),
     "transformers": ("encoders/tokenize.py", "encoders/peers.py"),
-    "torch": ("encoders/formats.py", "encoders/peers.py"),
+    "torch": ("encoders/formats.py", "encoders/peers.py", "retrieval/peers.py"),
+    "faiss": ("retrieval/peers.py",),
     "sentencepiece": ("encoders/tokenize.py",),
     "dp_accounting": ("privacy/accounting.py",),
     "orbax": ("store/checkpoints.py",),

@@ -66,9 +66,32 @@ def test_every_audit_setting_arrives(monkeypatch):
         raise ArrivedError(given)
 
     monkeypatch.setattr(audit.audit_run, "audit_inputs", stop)
-    with pytest.raises(ArrivedError) as arrived:
-        audit._audit(run, None, mesh="the mesh")
-    assert arrived.value.args[0] == {**settings, "mesh": "the mesh"}
+    for studies, directory in ((1000, None), (100_000, "here")):  # only a long pass keeps its parts
+        rows = types.SimpleNamespace(images=np.empty((20_000, 512), np.uint8), study_text=np.empty(studies, np.uint8))
+        with pytest.raises(ArrivedError) as arrived:
+            audit._audit(run, rows, mesh="the mesh", counting="here")
+        assert arrived.value.args[0] == {**settings, "mesh": "the mesh", "directory": directory}
+
+
+def test_parts_of_a_long_pass_go_once_its_result_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(audit, "LONG", 0)
+    draw = np.random.default_rng(0)
+    brought = tmp_path / "vectors"
+    brought.mkdir()
+    for name in ("images", "texts"):
+        np.save(brought / f"{name}.npy", draw.standard_normal((40, 8)).astype(np.float32))
+    for name in ("image_study", "text_study", "patient"):
+        np.save(brought / f"{name}.npy", np.arange(40))
+    seen, honest = [], audit.audit_run.audit_inputs
+    monkeypatch.setattr(
+        audit.audit_run, "audit_inputs", lambda *rows, directory, **given: (honest(*rows, directory=directory, **given), seen.append(directory))[0]
+    )
+    config = config_lib.RunConfig(embeddings=str(brought), audit=config_lib.AuditConfig(pool_sizes=(10,), ks=(1,), bootstrap_replicates=100))
+    audit.run(config, str(tmp_path / "out"))
+    assert len(seen) == 1
+    assert seen[0].parent.name == "counting"
+    assert not seen[0].exists()
+    assert list((tmp_path / "out" / "results").glob("*.json"))
 
 
 def test_unlabelled_studies_arrive_as_unlabelled(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 
 from relink_jax import errors
 from relink_jax.audit import strata
-from relink_jax.retrieval import tiles
+from relink_jax.retrieval import unique
 
 _PRODUCTS = (1e-30, 1e38)  # of the largest norms of both sides, within which float32 inner products neither vanish nor overflow
 
@@ -117,7 +117,7 @@ def prepare(
     if len(patient_number) < 2:
         raise errors.DataError(errors.describe("too few patients", "argument 'patient'", "at least 2 different patients", str(len(patient_number))))
     states, labelled = _labels(labels, has_labels, n_studies)
-    first, text_group = tiles.unique_rows(text_rows)
+    first, text_group = unique.unique_rows(text_rows)
     image_names = _ids("image_id", image_id, n_images, "images") if image_id is not None else None
     repeated = _repeated(image_names or [])
     if repeated.any():

@@ -1,6 +1,7 @@
 """From validated inputs to an `AuditResult`: strata, counting pass, float64 recheck, metrics."""
 
 import numbers
+import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from relink_jax.audit import metrics, queries, result, strata
 from relink_jax.audit.inputs import AuditInputs
 from relink_jax.retrieval import counts as counting
 from relink_jax.retrieval import recheck
-from relink_jax.retrieval.counted import I2R, R2I
+from relink_jax.retrieval.counted import I2R, LABEL_MATCHED, R2I, Records
 
 SAME_PATIENT = ("exclude", "negative")
 POOL_SIZES = (10, 100, 1000, 10000)
@@ -30,9 +31,10 @@ def audit_inputs(
     bootstrap_replicates: int = 2000,
     level: float = 0.95,
     mc_repeats: int = 0,
-    query_block: int = 1024,
-    tile: int = 2048,
+    query_block: int = 0,
+    tile: int = 0,
     seed: int = 0,
+    directory: pathlib.Path | None = None,
 ) -> result.AuditResult:
     """Returns the audit of one set of embeddings.
 
@@ -46,8 +48,9 @@ def audit_inputs(
             strata keep their names in the second case, and the protocol says so.
         bootstrap_replicates, level: patient-clustered intervals.
         mc_repeats: sampled pools per query as a cross-check of the closed form; 0 for none.
-        query_block, tile: speed and memory only.
+        query_block, tile: images per step and studies per tile, 0 for the device's own; speed and memory only.
         seed: of bootstrap, Monte Carlo and the choice of rechecked queries.
+        directory: where finished parts of the counting pass are kept, so that one that stops goes on; None keeps none.
     Raises:
         UsageError: unknown policy or rule, an empty or repeated list of sizes, or an option out of range.
         DataError: no pool size fits, or k larger than the largest pool.
@@ -62,8 +65,8 @@ def audit_inputs(
         )
     _check_list("pool_sizes", pool_sizes, 2)
     _check_list("ks", ks, 1)
-    least = {"top_k": (top_k, 0), "bootstrap_replicates": (bootstrap_replicates, 2), "mc_repeats": (mc_repeats, 0), "query_block": (query_block, 1)}
-    for name, (value, low) in {**least, "tile": (tile, 1), "seed": (seed, 0)}.items():
+    least = {"top_k": (top_k, 0), "bootstrap_replicates": (bootstrap_replicates, 2), "mc_repeats": (mc_repeats, 0), "query_block": (query_block, 0)}
+    for name, (value, low) in {**least, "tile": (tile, 0), "seed": (seed, 0)}.items():
         if not _at_least(value, low):
             raise errors.UsageError(errors.describe("value", f"argument {name!r}", f"an integer of at least {low}", repr(value)))
     if not isinstance(level, numbers.Real) or not 0 < level < 1:
@@ -71,8 +74,8 @@ def audit_inputs(
     exclusion = _exclusion(inputs, same_patient)
     codes = strata.label_codes(inputs.study_labels, inputs.study_has_labels, label_policy)
     metrics.check_sizes(largest_pool(inputs, same_patient), pool_sizes, ks)
-    records = counting.Records(inputs.images, inputs.image_study, inputs.texts, inputs.study_text, exclusion, codes)
-    counted = counting.count(records, mesh=mesh, top_k=top_k, query_block=query_block, tile=tile)
+    records = Records(inputs.images, inputs.image_study, inputs.texts, inputs.study_text, exclusion, {LABEL_MATCHED: codes})
+    counted = counting.count(records, mesh=mesh, top_k=top_k, query_block=query_block, tile=tile, directory=directory)
     checks = {"recheck": recheck.recheck(records, counted, seed=seed), "tie_sensitivity": result.tie_sensitivity(counted[I2R])}
     protocol = {
         "directions": list(counted),

@@ -1,11 +1,40 @@
-"""What a counting pass returns: integers per query and stratum, and top lists. Needs no jax, so results can be read without it."""
+"""What a counting pass takes and returns: records, integers per query and stratum, top lists. Needs no jax, so results can be read without it."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
 I2R, R2I = "i2r", "r2i"
 OTHER_PATIENT, LABEL_MATCHED = "other_patient", "label_matched"
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """What is counted: image and study tables joined by number.
+
+    Attributes:
+        images: embeddings float32 [Q, D]; scores are inner products, cosines when rows are unit-norm.
+        image_study: int32 [Q], study of each image.
+        texts: distinct report embeddings float32 [U, D], distinct by bytes.
+        study_text: int32 [S], row of `texts` of each study.
+        exclusion: int32 [S], studies with equal values are not each other's candidates: patient or study numbers.
+        codes: further strata by name, int32 [S] each: candidates with the query study's code; -1 neither asks nor answers.
+        block: int32 [S], jackknife block of each study and of its images, 0 .. J-1; None counts no blocks.
+    """
+
+    images: np.ndarray
+    image_study: np.ndarray
+    texts: np.ndarray
+    study_text: np.ndarray
+    exclusion: np.ndarray
+    codes: Mapping[str, np.ndarray]
+    block: np.ndarray | None = None
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of jackknife blocks J, 1 when none are counted."""
+        return 1 if self.block is None else int(self.block.max(initial=0)) + 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +59,7 @@ class DirectionCounts:
         top_score: their scores, float32 [Q, k].
         near: i2r only, int64 [Q, 3]: other-patient negatives of other texts above threshold + 1e-6, those at or above
             threshold - 1e-6, and eligible duplicates of the right report.
+        blocks: counts by stratum and jackknife block of the candidates, one `StratumCounts` per block; empty without blocks.
     """
 
     query: np.ndarray
@@ -38,3 +68,4 @@ class DirectionCounts:
     top_id: np.ndarray
     top_score: np.ndarray
     near: np.ndarray | None = None
+    blocks: dict[str, list[StratumCounts]] = dataclasses.field(default_factory=dict)

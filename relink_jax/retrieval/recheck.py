@@ -3,13 +3,12 @@
 import numpy as np
 
 from relink_jax import errors
-from relink_jax.retrieval import counts as counting
-from relink_jax.retrieval.counted import I2R, LABEL_MATCHED, OTHER_PATIENT, DirectionCounts
+from relink_jax.retrieval.counted import I2R, OTHER_PATIENT, DirectionCounts, Records
 
 TOLERANCE = 1e-6
 
 
-def recheck(records: counting.Records, counted: dict[str, DirectionCounts], *, n_queries: int = 50, seed: int = 0) -> dict[str, float | int]:
+def recheck(records: Records, counted: dict[str, DirectionCounts], *, n_queries: int = 50, seed: int = 0) -> dict[str, float | int]:
     """Recounts up to `n_queries` random queries per direction in float64 and returns what it found.
 
     A query agrees when every candidate further than 1e-6 (times the largest score, when that exceeds 1) from the threshold is
@@ -37,7 +36,7 @@ def recheck(records: counting.Records, counted: dict[str, DirectionCounts], *, n
     return {"queries": queries, "strata_checked": checked, "identical": identical, "near_threshold_candidates": near, "tolerance": TOLERANCE}
 
 
-def _recount(records: counting.Records, direction: str, query: int) -> dict[str, tuple[int, int, int, int, int]]:
+def _recount(records: Records, direction: str, query: int) -> dict[str, tuple[int, int, int, int, int]]:
     """Returns {stratum: (M, g, t, surely greater, not surely below)} of one query, from float64 scores."""
     if direction == I2R:
         study = int(records.image_study[query])
@@ -51,9 +50,9 @@ def _recount(records: counting.Records, direction: str, query: int) -> dict[str,
         truth = scores[records.image_study == study].max()
     tolerance = TOLERANCE * max(1.0, float(np.abs(scores).max()))
     eligible = records.exclusion[candidates] != records.exclusion[study]
-    code = records.study_code[study]
+    masks = {OTHER_PATIENT: eligible} | {name: eligible & (code[candidates] == code[study]) & (code[study] >= 0) for name, code in records.codes.items()}
     out = {}
-    for name, mask in ((OTHER_PATIENT, eligible), (LABEL_MATCHED, eligible & (records.study_code[candidates] == code) & (code >= 0))):
+    for name, mask in masks.items():
         compared = scores[mask & ~exact]
         duplicates = int((mask & exact).sum())
         sure, possible = int((compared > truth + tolerance).sum()), int((compared >= truth - tolerance).sum())

@@ -4,6 +4,9 @@ Design note: axis types are spelled out because jax 0.10 changed the default of 
 mesh as an argument and none builds its own.
 """
 
+import contextlib
+import os
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -11,6 +14,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from relink_jax import errors
 
 DATA = "data"
+
+
+def share_cpu() -> None:
+    """Makes the CPU two devices where this process may use two CPUs or more, unless devices were counted already or XLA_FLAGS count them.
+
+    Some steps of a counting pass run on one thread of a device; two devices hide that from each other. Accelerators are not touched.
+    """
+    if len(os.sched_getaffinity(0)) > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # devices were counted already
+            jax.config.update("jax_num_cpu_devices", 2)
 
 
 def make_mesh(n_devices: int | None = None) -> Mesh:
@@ -25,14 +38,28 @@ def make_mesh(n_devices: int | None = None) -> Mesh:
     return Mesh(np.asarray(devices[:count]), (DATA,), axis_types=(AxisType.Auto,))
 
 
+def split(mesh: Mesh, axis: int) -> NamedSharding:
+    """Returns the sharding that splits one axis over the mesh."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
+
+
 def rows(mesh: Mesh) -> NamedSharding:
     """Returns the sharding that splits axis 0 over the mesh."""
-    return NamedSharding(mesh, PartitionSpec(DATA))
+    return split(mesh, 0)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding that keeps a full copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def to_host(array: jax.Array) -> np.ndarray:
+    """Returns a whole array as NumPy on every process, gathering shards of other processes when there are any."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def padded(n: int, multiple: int) -> int:

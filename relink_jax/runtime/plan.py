@@ -35,23 +35,34 @@ class Encoding:
         return math.prod(self.features) * self.itemsize
 
 
-def audit_plan(n_queries: int, n_studies: int, dim: int, query_block: int, tile: int, n_devices: int) -> list[Line]:
+def audit_plan(n_queries: int, n_studies: int, dim: int, query_block: int, tile: int, n_devices: int, rate: float = 0.0) -> list[Line]:
     """Returns the plan of one counting pass.
 
     Args:
         n_queries: images Q; n_studies: candidate studies S (an upper bound of unique texts U); dim: embedding width D.
-        query_block: queries per block; tile: candidates per tile; n_devices: devices that share the queries.
+        query_block: queries per step; tile: candidates per tile; n_devices: devices that share the queries.
+        rate: FLOP per second of the bare product on these devices, measured; 0 leaves the time out.
     """
     flops = 2 * n_queries * n_studies * dim
     inputs = FLOAT * dim * (n_queries / n_devices + n_studies)
-    block = FLOAT * query_block * tile * 3 / n_devices
+    block = FLOAT * query_block * tile / n_devices
     blocks = -(-n_queries // query_block) * -(-n_studies // tile)
+    time = (
+        [Line("time", _duration(flops / rate), f"at {human(rate, 'FLOP/s', 1000)}, the bare product on this device just now: the least a pass takes")]
+        if rate
+        else []
+    )
     return [
         Line("queries x candidates", f"{n_queries:,} x {n_studies:,}, D = {dim}", "images x studies of the evaluated split"),
-        Line("arithmetic", f"{human(flops, 'FLOP', 1000)}", "2 Q S D, once for both directions"),
-        Line("tiles", f"{blocks:,}", f"blocks of {query_block:,} queries by {tile:,} texts"),
-        Line("memory per device", human(inputs + block, "B"), "queries / devices + all candidates + one tile of scores and masks"),
+        Line(
+            "arithmetic",
+            f"{human(flops, 'FLOP', 1000)}",
+            "2 Q S D, once for both directions; the image lists of reports, unless audit.top_k is 0, take it again",
+        ),
+        Line("tiles", f"{blocks:,}", f"steps of {query_block:,} queries by {tile:,} studies"),
+        Line("memory per device", human(inputs + block, "B"), "queries / devices + all candidates + one tile of scores"),
         Line("results on disk", human(n_queries * 2 * 2 * 24 + n_studies * 2 * 24, "B"), "per query, direction and stratum: M, g, t and keys"),
+        *time,
     ]
 
 
@@ -79,6 +90,10 @@ def table(lines: list[Line]) -> str:
     wide = max(len(line.what) for line in lines)
     value = max(len(line.value) for line in lines)
     return "\n".join(f"  {line.what:<{wide}}  {line.value:<{value}}  {line.why}" for line in lines)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def human(number: float, unit: str, base: int = 1024) -> str:

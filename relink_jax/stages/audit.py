@@ -17,10 +17,11 @@ from relink_jax.encoders import specs
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import provenance
 from relink_jax.stages import context, ensembles
-from relink_jax.store import checkpoints, digests, files
+from relink_jax.store import checkpoints, digests, files, shards
 from relink_jax.store import workdir as workdir_lib
 
 NO_HEAD = "none"
+LONG = 2e12  # FLOP of a counting pass whose parts are kept, about ten seconds on two CPUs
 
 
 def run(config: config_lib.RunConfig, workdir: str, *, model: str | None = None) -> dict[str, result.AuditResult]:
@@ -32,6 +33,7 @@ def run(config: config_lib.RunConfig, workdir: str, *, model: str | None = None)
     Raises: DataError, StoreError, UsageError: see the rooms; names the set, and then no result is written or changed.
     """
     with context.opened(config, workdir) as found:
+        meshes.share_cpu()
         mesh = meshes.make_mesh()
         if config.embeddings:
             return _brought(config, found, mesh)
@@ -55,10 +57,11 @@ def describe(results: dict[str, result.AuditResult]) -> str:
 def _brought(config: config_lib.RunConfig, found: workdir_lib.Workdir, mesh: meshes.Mesh) -> dict[str, result.AuditResult]:
     directory = pathlib.Path(config.embeddings)
     name = directory.resolve().name
-    audited = _audit(config, inputs_lib.prepare(**importer.load_embeddings(directory)), mesh)
     stem = f"{name}__{NO_HEAD}__all"
+    audited = _audit(config, inputs_lib.prepare(**importer.load_embeddings(directory)), mesh, _counting(found, stem))
     data = {"name": "all", "synthetic": False, "external": False, "text_field": "as embedded"}
     audited.save(found.results / stem, run=_run_record(config, found), data=data, model={"name": name, "head": NO_HEAD})
+    shards.discard(_counting(found, stem))
     return {stem: audited}
 
 
@@ -76,7 +79,7 @@ def _audit_arms(
     for arm in arms:
         images, texts = context.embeddings(found, model, arm, config.embed.shard_rows)
         try:
-            audited[arm] = _audit(config, _inputs(cohort, chosen.selection, images, texts), mesh)
+            audited[arm] = _audit(config, _inputs(cohort, chosen.selection, images, texts), mesh, _counting(found, f"{model}__{arm}__{chosen.name}"))
             audited[arm].warnings.extend(context.encoding_warnings(context.encoding(found, model)) + ([ensemble.warning] if ensemble else []))
         except errors.RelinkError as error:
             raise type(error)(f"{chosen.name}, {model} with {arm} heads: {error}") from error
@@ -99,11 +102,18 @@ def _save(
         others = [] if arm == "original" or context.is_redraw(arm) else others
         paired = [entry for other in others for entry in _paired(stems[other], audited[other], one)]
         one.save(found.results / stems[arm], run=record, data=data, model=_model_record(found, model, arm), paired=paired)
+        shards.discard(_counting(found, stems[arm]))
     return {stems[arm]: one for arm, one in audited.items()}
 
 
-def _audit(config: config_lib.RunConfig, prepared: inputs_lib.AuditInputs, mesh: meshes.Mesh) -> result.AuditResult:
+def _counting(found: workdir_lib.Workdir, stem: str) -> pathlib.Path:
+    """Returns where the parts of a long counting pass lie until its result is written."""
+    return found.root / "counting" / stem
+
+
+def _audit(config: config_lib.RunConfig, prepared: inputs_lib.AuditInputs, mesh: meshes.Mesh, counting: pathlib.Path) -> result.AuditResult:
     chosen = config.audit
+    work = 2 * len(prepared.images) * len(prepared.study_text) * prepared.images.shape[1]
     return audit_run.audit_inputs(
         prepared,
         mesh=mesh,
@@ -118,6 +128,7 @@ def _audit(config: config_lib.RunConfig, prepared: inputs_lib.AuditInputs, mesh:
         query_block=chosen.query_block,
         tile=chosen.tile,
         seed=chosen.seed,
+        directory=counting if work >= LONG else None,
     )
 
 

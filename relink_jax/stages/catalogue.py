@@ -89,8 +89,9 @@ several members of one ensemble (CheXzero's ten best_*.pt): --ensemble takes eve
   reports have none); the members can be mitigated and exported, their ensemble cannot in this version
 TorchScript programs and pickles of whole objects need --trust_pickle and pip install 'relink_jax[convert]': torch then runs them
 --to=hf writes towers and heads back, float32, every tensor of the source, into WORKDIR/export/MODEL/ARM"""
-_BENCH_NOTES = """both sides get random weights of the model's geometry, the same batch and padding, float32, and one thread per CPU, in turns in
-one process; needs torch (pip install 'relink_jax[convert]'), and no checkpoint"""
+_BENCH_NOTES = """embed: both sides get random weights of the model's geometry, the same batch and padding, float32, and one thread per CPU, in turns in
+one process; needs torch (pip install 'relink_jax[convert]'), and no checkpoint
+retrieval: the counting pass takes turns with the bare product of its tiles, NumPy, and torch and FAISS where they are installed"""
 
 
 def _names(names: Iterable[str]) -> str:
@@ -179,15 +180,20 @@ STAGES = {
         needs_workdir=False,
     ),
     "bench": Stage(
-        "print speed as ratios: our towers against the same ones in torch",
+        "print speed as ratios: our towers against torch's, the counting pass against the bare matrix product and its peers",
         (),
-        "relink bench embed --model=clip-vit-b-32",
+        "relink bench retrieval --candidates=43793 --dim=512 --k=10,100",
         (
-            Alias("model", "", "a packaged model or one of the published names; default the four packaged ones"),
             Alias("rounds", "", "alternating rounds; medians are compared (default 7)"),
-            Alias("batch", "", "images or texts per call (default 32)"),
+            Alias("model", "", "embed: a packaged model or one of the published names; default the four packaged ones"),
+            Alias("batch", "", "embed: images or texts per call (default 32)"),
+            Alias("candidates", "", "retrieval: candidates, several with commas between (default 29296,43793)"),
+            Alias("dim", "", "retrieval: embedding widths D (default 512)"),
+            Alias("k", "", "retrieval: lengths of the top list (default 10)"),
+            Alias("queries", "", "retrieval: queries of the sample (default 2048, or 512 from 100,000 candidates on)"),
+            Alias("json", "", "file for the same figures as JSON"),
         ),
-        positional="embed",
+        positional="embed | retrieval",
         needs_workdir=False,
         notes=_BENCH_NOTES,
     ),

@@ -9,6 +9,8 @@ from relink_jax import config as config_lib
 from relink_jax import errors
 from relink_jax.encoders import cost, specs, towers, zoo
 from relink_jax.encoders import embed as embed_lib
+from relink_jax.retrieval import arrange, engine
+from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import plan
 
 PLANNED = ("audit", "embed", "heads")
@@ -25,11 +27,13 @@ def run(
     studies: str | None = None,
     dim: str | None = None,
     model: str | None = None,
+    probe: bool = True,
 ) -> dict[str, list[plan.Line]]:
     """Returns the plan of each stage named in `words` (all when empty); nothing is read from or written to `workdir`.
 
     Args:
         images, studies, dim: sizes Q, S and D as text or None for the configured synthetic cohort's and the model's.
+        probe: time the bare product on this device for a second, to state the least time of an audit.
         model: a packaged or published model, None for the packaged ones, which share one geometry.
 
     Raises: UsageError: an unknown stage or model, or a size that is not a whole number from 1 to `LARGEST`.
@@ -45,7 +49,7 @@ def run(
         if stage not in PLANNED:
             raise errors.UsageError(f"no plan for stage {stage!r}: expected one of {', '.join(PLANNED)}{errors.suggest(stage, PLANNED)}")
         if stage == "audit":
-            plans[stage] = plan.audit_plan(n_images, n_studies, width, config.audit.query_block, config.audit.tile, 1)
+            plans[stage] = _audit_plan(config.audit, n_images, n_studies, width, probe)
         elif stage == "embed":
             plans[stage] = _embed_plan(spec, config.embed, n_images, n_studies)
         else:
@@ -56,6 +60,14 @@ def run(
 def describe(plans: dict[str, list[plan.Line]]) -> str:
     """Returns the plans as text."""
     return "\n\n".join(f"plan of {stage}:\n{plan.table(lines)}" for stage, lines in plans.items())
+
+
+def _audit_plan(settings: config_lib.AuditConfig, n_images: int, n_studies: int, dim: int, probe: bool) -> list[plan.Line]:
+    meshes.share_cpu()
+    mesh = meshes.make_mesh()
+    rows, columns = arrange.default_shape(mesh.devices.flat[0].platform)
+    shape = settings.query_block or rows * mesh.size, arrange.arrange(n_studies, settings.tile or columns).width
+    return plan.audit_plan(n_images, n_studies, dim, *shape, mesh.size, engine.probe(mesh, dim, n_studies) if probe else 0.0)
 
 
 def _embed_plan(spec: specs.VLMSpec, settings: config_lib.EmbedConfig, n_images: int, n_texts: int) -> list[plan.Line]:

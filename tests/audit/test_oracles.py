@@ -10,6 +10,7 @@ from matrices import O1, O7, O7_LABELS, audited, close, integers
 
 from relink_jax.audit import inputs, metrics, monte_carlo, queries, run, strata
 from relink_jax.retrieval import counts, expectation
+from relink_jax.retrieval.counted import LABEL_MATCHED, Records
 from relink_jax.runtime import mesh as meshes
 
 
@@ -99,13 +100,13 @@ def test_o4_multiplicities():
 
 
 def test_o4_anonymity_sets_by_score_and_by_text():
-    records = counts.Records(
+    records = Records(
         images=np.ones((1, 2), np.float32),
         image_study=np.zeros(1, np.int32),
         texts=np.array([[5, 0], [7, 0], [0, 5]], np.float32),
         study_text=np.array([0, 0, 0, 1, 2, 2], np.int32),
         exclusion=np.arange(6, dtype=np.int32),
-        study_code=np.zeros(6, np.int32),
+        codes={LABEL_MATCHED: np.zeros(6, np.int32)},
     )
     found = counts.count(records, mesh=meshes.make_mesh(1), top_k=0)["i2r"]
     by_score = found.strata["other_patient"]

@@ -195,8 +195,8 @@ def test_impossible_sizes_are_refused_and_unfitting_ones_left_out():
         ("mc_repeats", -1),
         ("level", 0),
         ("level", 2),
-        ("tile", 0),
-        ("query_block", 0),
+        ("tile", -1),
+        ("query_block", -1),
     ):
         with pytest.raises(errors.UsageError, match=f"argument '{option}': expected"):
             relink_jax.audit(**given, **{option: value})

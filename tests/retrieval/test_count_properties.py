@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from relink_jax.retrieval import counts, expectation, tiles
+from relink_jax.retrieval import counts, expectation, unique
+from relink_jax.retrieval.counted import LABEL_MATCHED, Records
 from relink_jax.runtime import mesh as meshes
 from relink_jax.utility import auroc
 
@@ -12,10 +13,10 @@ FIELDS = ("M", "g", "t")
 
 def tally(scores, exclusion, code, image_study):
     """Returns {(direction, stratum): int64 [Q, 3]} of a matrix [images, studies]; equal columns are one text."""
-    first, text = tiles.unique_rows(np.asarray(scores, np.float32).T)
+    first, text = unique.unique_rows(np.asarray(scores, np.float32).T)
     texts = np.eye(len(first), dtype=np.float32)
-    columns = (np.asarray(column, np.int32) for column in (exclusion, code))
-    records = counts.Records(np.asarray(scores, np.float32)[:, first], np.asarray(image_study, np.int32), texts, text, *columns)
+    exclusion, code = (np.asarray(column, np.int32) for column in (exclusion, code))
+    records = Records(np.asarray(scores, np.float32)[:, first], np.asarray(image_study, np.int32), texts, text, exclusion, {LABEL_MATCHED: code})
     counted = counts.count(records, mesh=meshes.make_mesh(1), top_k=0)
     return {
         (direction, name): np.stack([getattr(stratum, field) for field in FIELDS], axis=1)

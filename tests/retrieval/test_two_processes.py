@@ -9,6 +9,7 @@ import sys
 import numpy as np
 
 from relink_jax.retrieval import counts
+from relink_jax.retrieval.counted import LABEL_MATCHED, Records
 from relink_jax.runtime import mesh as meshes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -24,7 +25,7 @@ np.savez(pathlib.Path(out) / f"{index}.npz", **shared.counted())
 """
 
 
-def records() -> counts.Records:
+def records() -> Records:
     """Small-integer embeddings with duplicates, so that every score is exact and ties are many."""
     generator = np.random.default_rng(5)
     texts = np.unique(generator.integers(-2, 3, (60, 6)), axis=0).astype(np.float32)
@@ -32,19 +33,20 @@ def records() -> counts.Records:
     study_text[: len(texts)] = np.arange(len(texts))
     image_study = generator.integers(0, 150, 230).astype(np.int32)
     images = generator.integers(-2, 3, (230, 6)).astype(np.float32)
-    return counts.Records(
-        images, image_study, texts, study_text, generator.integers(0, 70, 150).astype(np.int32), generator.integers(-1, 4, 150).astype(np.int32)
-    )
+    patient, code, block = (generator.integers(low, high, size).astype(np.int32) for low, high, size in ((0, 70, 150), (-1, 4, 150), (0, 3, 70)))
+    return Records(images, image_study, texts, study_text, patient, {LABEL_MATCHED: code}, block[patient])
 
 
 def counted() -> dict[str, np.ndarray]:
     """Returns every integer of the pass over all devices of all processes."""
-    found = counts.count(records(), mesh=meshes.make_mesh(), top_k=5, query_block=64, tile=128)
     flat = {}
-    for direction, one in found.items():
-        flat[f"{direction}/top"] = one.top_id
-        for stratum, integers in one.strata.items():
-            flat |= {f"{direction}/{stratum}/{name}": getattr(integers, name) for name in "Mgt"}
+    for split in ("images", "studies"):
+        found = counts.count(records(), mesh=meshes.make_mesh(), top_k=5, query_block=64, tile=128, split=split)
+        for direction, one in found.items():
+            flat[f"{split}/{direction}/top"] = one.top_id
+            for stratum, integers in one.strata.items():
+                for block, counted in enumerate([integers, *one.blocks[stratum]]):
+                    flat |= {f"{split}/{direction}/{stratum}/{block}/{name}": getattr(counted, name) for name in "Mgt"}
     return flat
 
 

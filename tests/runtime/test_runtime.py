@@ -1,7 +1,9 @@
 """Meshes, plans and progress."""
 
+import os
 import pathlib
 import subprocess
+import sys
 
 import jax
 import pytest
@@ -56,3 +58,11 @@ def test_results_name_the_commit_of_a_checkout_and_say_so_when_there_is_none(tmp
     assert provenance.commit() == head[:12]
     package.write_text("changed")
     assert provenance.commit() == f"{head[:12]}-dirty"
+
+
+@pytest.mark.parametrize(("flags", "before", "count"), [("", "", 2), ("", "jax.devices()", 1), ("--xla_force_host_platform_device_count=3", "", 3)])
+def test_the_cpu_is_shared_by_two_devices_unless_they_are_counted_already(flags, before, count):
+    code = f"import jax; {before or 'pass'}; from relink_jax.runtime import mesh; mesh.share_cpu(); print(mesh.make_mesh().size)"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+    assert int(told) == (count if len(os.sched_getaffinity(0)) > 1 or flags else 1)
