@@ -74,6 +74,7 @@ def arrange(n: int, width: int, block: np.ndarray | None = None, unit: int = LAN
     filled = int(padded.sum())
     n_parts = max(1, round(filled / (width * parts))) * parts
     width = max(unit, -(-filled // (n_parts * unit)) * unit)
+    n_parts = max(1, -(-filled // (width * parts))) * parts  # the rounding of many widths may have made some parts superfluous
     number = np.full(n_parts * width, -1, np.int32)
     starts = np.cumsum(padded) - padded
     number[np.arange(n) + np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)] = order

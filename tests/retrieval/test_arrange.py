@@ -8,7 +8,8 @@ from relink_jax.retrieval import arrange, packed, toplists, unique
 
 
 @pytest.mark.parametrize(
-    ("n", "width", "blocks", "unit", "parts"), [(1, 256, 1, 128, 1), (1000, 256, 1, 128, 3), (1000, 300, 7, 64, 1), (5000, 512, 32, 128, 2)]
+    ("n", "width", "blocks", "unit", "parts"),
+    [(1, 256, 1, 128, 1), (1000, 256, 1, 128, 3), (1000, 300, 7, 64, 1), (5000, 512, 32, 128, 2), (40_000, 130, 1, 128, 1)],
 )
 def test_every_row_has_one_place_and_blocks_do_not_share_a_group(n, width, blocks, unit, parts):
     block = np.random.default_rng(0).integers(0, blocks, n) if blocks > 1 else None
@@ -17,7 +18,8 @@ def test_every_row_has_one_place_and_blocks_do_not_share_a_group(n, width, block
     assert sorted(real) == list(range(n))
     assert placed.width % unit == 0
     assert len(placed.number) % parts == 0
-    assert placed.number.size < n + blocks * packed.GROUP + len(placed.number) * unit
+    assert placed.number.size < n + blocks * packed.GROUP + parts * placed.width
+    assert (placed.number >= 0).reshape(-1, parts * placed.width).any(axis=1).all()
     of_place = np.repeat(placed.block, packed.GROUP, axis=1)
     known = np.zeros(n, int) if block is None else block
     np.testing.assert_array_equal(of_place[placed.number >= 0], known[real])

@@ -16,7 +16,7 @@ from relink_jax.store import files
 def pieces(monkeypatch):
     """Returns (records, count into a directory, the steps taken so far); 7 batches in parts of two."""
     monkeypatch.setattr(resume, "PARTS", 4)
-    data, taken, honest = records(430, 300, 4, seed=3, blocks=3), [], engine.Engine.batch
+    data, taken, honest = records(860, 300, 4, seed=3, blocks=3), [], engine.Engine.batch
     monkeypatch.setattr(engine.Engine, "batch", lambda *given: (taken.append(1), honest(*given))[1])
 
     def count(directory, data=data, split="images"):
