@@ -26,6 +26,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     **{"embed.precision": ("float32", "bf16"), "embed.map_dtype": ("float32", "float16"), "embed.prior": ("none", "table")},
     **{"heads.performance.clipping": ("closed_form", "vmap")},
     **{"audit.label_policy": ("quaternary", "ternary", "u_one", "u_zero"), "audit.same_patient": ("exclude", "negative"), "heads.train_split": SPLITS},
+    **{"audit.precision": ("float32", "bf16x3", "tf32", "bf16"), "audit.split": ("auto", "images", "studies", "ring")},
     **{"heads.mechanism.objective": ("anchor_infonce",), "heads.mechanism.unit": ("patient", "pair"), "heads.mechanism.optimizer": ("sgd", "adam")},
 }
 
@@ -77,8 +78,12 @@ class AuditConfig(Section):
     bootstrap_replicates: int = option(2000, "patient-clustered bootstrap replicates B")
     level: float = option(0.95, "confidence level of the intervals")
     mc_repeats: int = option(0, "Monte Carlo pools per query as a cross-check of the closed form; 0 switches it off")
+    precision: str = option("float32", "matrix product of the counting pass: float32, bf16x3, tf32 or bf16; all end with exact integers")
+    split: str = option("auto", "what the devices share: images, studies, ring, or auto for what fits their memory; speed and memory only")
     query_block: int = option(0, "images per step of the counting pass, over all devices; 0 chooses for the device; speed and memory only")
     tile: int = option(0, "candidate studies per tile of the counting pass; 0 chooses for the device; speed and memory only")
+    panel: int = option(0, "candidate studies on the devices at a time; 0 for all that fit; speed and memory only")
+    memory: float = option(0.0, "GiB of one device to plan for; 0 asks the device; speed and memory only")
     seed: int = option(0, "seed of bootstrap and Monte Carlo draws")
 
 
@@ -221,6 +226,8 @@ def _ranges(config: RunConfig) -> list[tuple[str, float, float, float]]:
         ("audit.query_block", config.audit.query_block, 0, big),
         ("audit.seed", config.audit.seed, 0, 2**32 - 1),
         ("audit.tile", config.audit.tile, 0, big),
+        ("audit.panel", config.audit.panel, 0, big),
+        ("audit.memory", config.audit.memory, 0, 1e6),
         ("heads.mechanism.target_epsilon", mechanism.target_epsilon, 1e-4, 100),
         ("heads.mechanism.target_delta", mechanism.target_delta, tiny, 0.1),
         ("heads.mechanism.l2_norm_clip", mechanism.l2_norm_clip, tiny, big),

@@ -10,6 +10,7 @@ import pytest
 from relink_jax import config as config_lib
 from relink_jax.audit import run as audit_run
 from relink_jax.cohort import schema
+from relink_jax.retrieval import loop
 from relink_jax.stages import audit, context, embed, probe
 
 
@@ -58,7 +59,7 @@ def test_defaults_of_the_audit_are_the_primary_analysis():
 def test_every_audit_setting_arrives(monkeypatch):
     settings = {
         "pool_sizes": (7, 9), "ks": (2,), "top_k": 3, "label_policy": "u_one", "same_patient": "negative", "bootstrap_replicates": 123, "level": 0.8,
-        "mc_repeats": 2, "query_block": 11, "tile": 13, "seed": 5,
+        "mc_repeats": 2, "precision": "bf16x3", "split": "ring", "query_block": 11, "tile": 13, "panel": 17, "memory": 2.0, "seed": 5,
     }  # fmt: skip
     run = config_lib.RunConfig(audit=config_lib.AuditConfig(**settings))
 
@@ -70,11 +71,11 @@ def test_every_audit_setting_arrives(monkeypatch):
         rows = types.SimpleNamespace(images=np.empty((20_000, 512), np.uint8), study_text=np.empty(studies, np.uint8))
         with pytest.raises(ArrivedError) as arrived:
             audit._audit(run, rows, mesh="the mesh", counting="here")
-        assert arrived.value.args[0] == {**settings, "mesh": "the mesh", "directory": directory}
+        assert arrived.value.args[0] == {**settings, "memory": 2 * 2**30, "mesh": "the mesh", "directory": directory}
 
 
 def test_parts_of_a_long_pass_go_once_its_result_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(audit, "LONG", 0)
+    monkeypatch.setattr(loop, "LONG", 0)
     draw = np.random.default_rng(0)
     brought = tmp_path / "vectors"
     brought.mkdir()

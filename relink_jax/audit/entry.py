@@ -36,8 +36,8 @@ def audit(
             the label-matched strata.
         image_patient, image_id, normalize, keep_ids: see `relink_jax.audit.inputs.prepare`.
         mesh: device mesh (`relink_jax.runtime.mesh.make_mesh`); default, all devices.
-        **options: ks, pool_sizes, top_k, label_policy, same_patient, bootstrap_replicates, level, mc_repeats, query_block,
-            tile, seed: see `relink_jax.audit.run.audit_inputs`. Unless given, ks and pool sizes are those of 1, 5, 10 and of
+        **options: ks, pool_sizes, top_k, label_policy, same_patient, bootstrap_replicates, level, mc_repeats, precision,
+            split, query_block, tile, panel, memory, seed: see `relink_jax.audit.run.audit_inputs`. Unless given, ks and pool sizes are those of 1, 5, 10 and of
             10, 100, 1000, 10000 that fit.
     Returns: an `AuditResult` with `.recall(k, pool_size)`, `.table()`, `.counts`, `.metrics` and `.save(path)`.
     Raises: DataError, UsageError: one sentence that says what is wrong, where, what was expected and what was found.

@@ -13,6 +13,8 @@ from relink_jax.audit.inputs import AuditInputs
 from relink_jax.retrieval import counts as counting
 from relink_jax.retrieval import recheck
 from relink_jax.retrieval.counted import I2R, LABEL_MATCHED, R2I, Records
+from relink_jax.retrieval.layout import AUTO, Layout
+from relink_jax.retrieval.product import FLOAT32
 
 SAME_PATIENT = ("exclude", "negative")
 POOL_SIZES = (10, 100, 1000, 10000)
@@ -31,8 +33,12 @@ def audit_inputs(
     bootstrap_replicates: int = 2000,
     level: float = 0.95,
     mc_repeats: int = 0,
+    precision: str = FLOAT32,
+    split: str = AUTO,
     query_block: int = 0,
     tile: int = 0,
+    panel: int = 0,
+    memory: int = 0,
     seed: int = 0,
     directory: pathlib.Path | None = None,
 ) -> result.AuditResult:
@@ -48,7 +54,8 @@ def audit_inputs(
             strata keep their names in the second case, and the protocol says so.
         bootstrap_replicates, level: patient-clustered intervals.
         mc_repeats: sampled pools per query as a cross-check of the closed form; 0 for none.
-        query_block, tile: images per step and studies per tile, 0 for the device's own; speed and memory only.
+        precision: of the matrix product, see `retrieval.product`; faster ones end with the integers of exact scores.
+        split, query_block, tile, panel, memory: how the pass lies on the devices, see `retrieval.layout`; speed and memory only.
         seed: of bootstrap, Monte Carlo and the choice of rechecked queries.
         directory: where finished parts of the counting pass are kept, so that one that stops goes on; None keeps none.
     Raises:
@@ -66,7 +73,7 @@ def audit_inputs(
     _check_list("pool_sizes", pool_sizes, 2)
     _check_list("ks", ks, 1)
     least = {"top_k": (top_k, 0), "bootstrap_replicates": (bootstrap_replicates, 2), "mc_repeats": (mc_repeats, 0), "query_block": (query_block, 0)}
-    for name, (value, low) in {**least, "tile": (tile, 0), "seed": (seed, 0)}.items():
+    for name, (value, low) in {**least, "tile": (tile, 0), "panel": (panel, 0), "memory": (memory, 0), "seed": (seed, 0)}.items():
         if not _at_least(value, low):
             raise errors.UsageError(errors.describe("value", f"argument {name!r}", f"an integer of at least {low}", repr(value)))
     if not isinstance(level, numbers.Real) or not 0 < level < 1:
@@ -75,8 +82,11 @@ def audit_inputs(
     codes = strata.label_codes(inputs.study_labels, inputs.study_has_labels, label_policy)
     metrics.check_sizes(largest_pool(inputs, same_patient), pool_sizes, ks)
     records = Records(inputs.images, inputs.image_study, inputs.texts, inputs.study_text, exclusion, {LABEL_MATCHED: codes})
-    counted = counting.count(records, mesh=mesh, top_k=top_k, query_block=query_block, tile=tile, directory=directory)
+    layout = Layout(split, query_block, tile, panel, memory)
+    counted = counting.count(records, mesh=mesh, top_k=top_k, layout=layout, precision=precision, directory=directory)
     checks = {"recheck": recheck.recheck(records, counted, seed=seed), "tie_sensitivity": result.tie_sensitivity(counted[I2R])}
+    if precision != FLOAT32:
+        checks["settling"] = {direction: dict(found.settling) for direction, found in counted.items()}
     protocol = {
         "directions": list(counted),
         "query_unit": {I2R: "image", R2I: "study"},
@@ -87,7 +97,7 @@ def audit_inputs(
         "pool": "closed_form",
         "label_policy": label_policy,
         "attack": {"name": "cosine", "params": {}},
-        "precision": "float32/highest",
+        "precision": described(precision),
         "ks": [int(k) for k in ks],
         "pool_sizes": [int(size) for size in pool_sizes],
         "top_k": top_k,
@@ -103,6 +113,11 @@ def audit_inputs(
     own = {direction: found.own_score for direction, found in counted.items()}
     keys = {I2R: inputs.study_key, R2I: inputs.image_key}
     return result.AuditResult(tables, entries, protocol, inputs.describe(), checks, warnings, top, own, keys)
+
+
+def described(precision: str) -> str:
+    """Returns how results name the precision of a counting pass."""
+    return "float32/highest" if precision == FLOAT32 else f"{precision}/settled in float64"
 
 
 def largest_pool(inputs: AuditInputs, same_patient: str) -> int:

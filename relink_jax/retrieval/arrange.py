@@ -6,22 +6,13 @@ then belongs to one block, and counts per block cost nothing that counts do not.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
 from relink_jax.retrieval import packed
 
 LANES, ROWS = 128, 64  # tile widths and batch heights are multiples of these: a score then has the same bits wherever in a tile it is computed
-
-_CPU, _ACCELERATOR = (256, 8832), (4096, 32768)
-
-
-def default_shape(platform: str) -> tuple[int, int]:
-    """Returns (images per device and step, studies per tile) for a jax platform.
-
-    On the CPU a tile of 9 MB stays in the last cache; on accelerators one of 0.5 GB need only be small against memory.
-    """
-    return _CPU if platform == "cpu" else _ACCELERATOR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,20 +50,22 @@ class Arrangement:
         return out
 
 
-def arrange(n: int, width: int, block: np.ndarray | None = None, unit: int = LANES, parts: int = 1) -> Arrangement:
+def arrange(n: int, width: int, block: np.ndarray | None = None, unit: int = LANES, parts: int = 1, strict: bool = False) -> Arrangement:
     """Returns rows 0 .. n-1 in parts of about `width`, all alike, that leave few places empty.
 
     Args:
         block: int [n], jackknife block of each row; None puts all into block 0.
         unit: the width is a multiple of it; itself a multiple of `packed.GROUP`.
         parts: the number of parts is a multiple of it.
+        strict: no part is wider than `width`, rounded up to a unit.
     """
     blocks = np.zeros(n, np.int32) if block is None else np.asarray(block, np.int32)
     order = np.argsort(blocks, kind="stable").astype(np.int32)
     sizes = np.bincount(blocks) if n else np.zeros(1, np.int64)
     padded = -(-sizes // packed.GROUP) * packed.GROUP
     filled = int(padded.sum())
-    n_parts = max(1, round(filled / (width * parts))) * parts
+    whole = filled / (width * parts)
+    n_parts = max(1, math.ceil(whole) if strict else round(whole)) * parts
     width = max(unit, -(-filled // (n_parts * unit)) * unit)
     n_parts = max(1, -(-filled // (width * parts))) * parts  # the rounding of many widths may have made some parts superfluous
     number = np.full(n_parts * width, -1, np.int32)

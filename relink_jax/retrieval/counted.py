@@ -60,6 +60,8 @@ class DirectionCounts:
         near: i2r only, int64 [Q, 3]: other-patient negatives of other texts above threshold + 1e-6, those at or above
             threshold - 1e-6, and eligible duplicates of the right report.
         blocks: counts by stratum and jackknife block of the candidates, one `StratumCounts` per block; empty without blocks.
+        settling: how a precision faster than float32 came to exact integers, see `faster`: its widest band, queries with candidates
+            inside theirs, pairs scored again, queries counted again in float32; empty in float32.
     """
 
     query: np.ndarray
@@ -69,3 +71,4 @@ class DirectionCounts:
     top_score: np.ndarray
     near: np.ndarray | None = None
     blocks: dict[str, list[StratumCounts]] = dataclasses.field(default_factory=dict)
+    settling: Mapping[str, float] = dataclasses.field(default_factory=dict)

@@ -26,8 +26,10 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from relink_jax.retrieval import eligible, engine, sweep
+from relink_jax.retrieval import eligible, exact, faster
 from relink_jax.retrieval.counted import I2R, OTHER_PATIENT, R2I, DirectionCounts, Records, StratumCounts
+from relink_jax.retrieval.layout import DEFAULT, Layout
+from relink_jax.retrieval.product import FLOAT32
 
 
 def count(
@@ -35,9 +37,8 @@ def count(
     *,
     mesh: Mesh,
     top_k: int = 10,
-    query_block: int = 0,
-    tile: int = 0,
-    split: str = sweep.SPLITS[0],
+    layout: Layout = DEFAULT,
+    precision: str = FLOAT32,
     directions: Sequence[str] = (I2R, R2I),
     lists: Sequence[str] = (I2R, R2I),
     directory: pathlib.Path | None = None,
@@ -47,90 +48,69 @@ def count(
     Args:
         mesh: 1-D mesh with axis 'data'.
         top_k: candidates kept per query; 0 keeps none.
+        layout: shape of the pass and what the devices share. Speed and memory only.
+        precision: of the product, see `product`; what it leaves open is settled by exact scores, see `faster`.
         directions: what is counted; lists: for which of them candidates are kept. Those of r2i cost a second product, with the sides exchanged.
-        query_block: images per step over all devices; tile: studies per tile; both rounded, 0 chooses for the device. Speed and memory only.
-        split: what the devices share, 'images' or 'studies'. Memory only.
         directory: where finished parts of the passes are kept, so that a count that stops goes on where it was; None keeps none.
-    Raises: StoreError: `directory` holds parts of another count. UnsoundError: a tile did not hold the scores of the true pairs bit for bit.
+    Raises: StoreError: `directory` holds parts of another count. UnsoundError: a tile did not hold the scores of the true pairs.
+        UsageError: a precision that the devices do not have.
     """
-    forward = engine.Engine(records, mesh, query_block, tile, split)
-    wanted = sweep.Wanted(codes=len(records.codes), near=I2R in directions, studies=R2I in directions, k=top_k if I2R in directions and I2R in lists else 0)
-    own = forward.own_scores()
-    best, best_image = best_own(own, records.image_study, len(records.study_text))
-    found = forward.run(wanted, own, best, best_image, "count links", directory and directory / "links")
-    engine.check_seen(found.per_image[:, -1].sum(axis=0), np.ones(len(own)), "images")
+    run = exact.Pass(mesh, layout) if precision == FLOAT32 else faster.Pass(mesh, layout, precision)
+    linked = run.links(records, R2I in directions, top_k if I2R in directions and I2R in lists else 0, directory and directory / "links")
     out = {}
     if I2R in directions:
-        out[I2R] = _image_queries(records, own, found)
+        out[I2R] = _image_queries(records, linked)
     if R2I in directions:
-        engine.check_seen(found.per_study[:, -1].sum(axis=0), best_image >= 0, "studies")
-        out[R2I] = _study_queries(records, best, found.per_study, _text_lists(records, mesh, top_k if R2I in lists else 0, query_block, tile, split, directory))
+        listed = run.lists(exact.by_text(records), top_k if R2I in lists else 0, directory and directory / "lists")
+        out[R2I] = _study_queries(records, linked, listed)
     return out
 
 
-def best_own(own: np.ndarray, image_study: np.ndarray, n_studies: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (best own score float32 [S], +inf without an image; lowest number of an image that has it int32 [S], -2 without one)."""
-    best = np.full(n_studies, -np.inf, np.float32)
-    np.maximum.at(best, image_study, own)
-    image = np.full(n_studies, np.iinfo(np.int32).max, np.int32)
-    reached = np.flatnonzero(own == best[image_study]).astype(np.int32)
-    np.minimum.at(image, image_study[reached], reached)
-    none = np.isinf(best)
-    return np.where(none, np.inf, best).astype(np.float32), np.where(none, -2, image).astype(np.int32)
-
-
-def _text_lists(records: Records, mesh: Mesh, k: int, query_block: int, tile: int, split: str, directory: pathlib.Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the best images of every distinct text, numbers int32 and scores float32 [U, k], from a pass with the sides exchanged."""
-    n_texts, numbers = len(records.texts), np.arange(len(records.images), dtype=np.int32)
-    if not k:
-        return np.zeros((n_texts, 0), np.int32), np.zeros((n_texts, 0), np.float32)
-    exchanged = Records(records.texts, np.zeros(n_texts, np.int32), records.images, numbers, numbers, {})
-    wanted = sweep.Wanted(codes=0, near=False, studies=False, k=k)
-    nothing = np.full(n_texts, np.inf, np.float32), np.full(len(numbers), np.inf, np.float32), np.full(len(numbers), -2, np.int32)
-    found = engine.Engine(exchanged, mesh, query_block, tile, split).run(wanted, *nothing, "list images", directory and directory / "lists")
-    return found.top_id, found.top_score
-
-
-def _image_queries(records: Records, own: np.ndarray, found: engine.Found) -> DirectionCounts:
+def _image_queries(records: Records, linked: exact.Linked) -> DirectionCounts:
     asked = records.image_study
     query_codes = {name: code[asked] for name, code in records.codes.items()}
     keys, texts = records.exclusion, records.study_text
 
-    def strata(counts: np.ndarray, among: Any) -> tuple[dict[str, StratumCounts], np.ndarray]:
-        codes = {name: code[among] for name, code in records.codes.items()}
-        M = eligible.sizes(keys[among], codes, keys[asked], query_codes)
-        twins = eligible.sizes(keys[among], codes, keys[asked], query_codes, texts[among], texts[asked])
-        return {name: StratumCounts(M[name], counts[2 * row].astype(np.int64), counts[2 * row + 1] + twins[name]) for row, name in enumerate(M)}, twins[
-            OTHER_PATIENT
-        ]
+    def twins(among: Any) -> dict[str, np.ndarray]:
+        return eligible.sizes(keys[among], _among(records, among), keys[asked], query_codes, texts[among], texts[asked])
 
-    whole, twins = strata(found.per_image.sum(axis=0, dtype=np.int64), slice(None))
-    near = found.per_image[:, -3:-1].sum(axis=0, dtype=np.int64)
-    blocks = (
-        _by_stratum([strata(found.per_image[number], records.block == number)[0] for number in range(records.n_blocks)]) if records.block is not None else {}
-    )
+    def strata(answers: np.ndarray, among: Any) -> dict[str, StratumCounts]:
+        M, alike = eligible.sizes(keys[among], _among(records, among), keys[asked], query_codes), twins(among)
+        return {name: _stratum(M[name], answers[2 * row : 2 * row + 2], alike[name]) for row, name in enumerate(M)}
+
+    blocks = {}
+    if records.block is not None:
+        blocks = _by_stratum([strata(linked.per_image[number], records.block == number) for number in range(records.n_blocks)])
+    near = np.column_stack([*linked.near, twins(slice(None))[OTHER_PATIENT]])
     query = np.arange(len(asked), dtype=np.int32)
-    return DirectionCounts(query, own, whole, found.top_id, found.top_score, np.column_stack([*near, twins]), blocks)
+    return DirectionCounts(query, linked.own, strata(linked.per_image.sum(axis=0), slice(None)), *linked.lists, near, blocks, linked.settling[0])
 
 
-def _study_queries(records: Records, best: np.ndarray, per_study: np.ndarray, lists: tuple[np.ndarray, np.ndarray]) -> DirectionCounts:
+def _study_queries(records: Records, linked: exact.Linked, lists: exact.Lists) -> DirectionCounts:
     query = np.unique(records.image_study).astype(np.int32)
-    keys = records.exclusion
     query_codes = {name: code[query] for name, code in records.codes.items()}
 
-    def strata(counts: np.ndarray, images: np.ndarray) -> dict[str, StratumCounts]:
-        codes = {name: code[images] for name, code in records.codes.items()}
-        M = eligible.sizes(keys[images], codes, keys[query], query_codes)
-        return {
-            name: StratumCounts(M[name], counts[2 * row, query].astype(np.int64), counts[2 * row + 1, query].astype(np.int64)) for row, name in enumerate(M)
-        }
+    def strata(answers: np.ndarray, images: np.ndarray) -> dict[str, StratumCounts]:
+        M = eligible.sizes(records.exclusion[images], _among(records, images), records.exclusion[query], query_codes)
+        return {name: _stratum(M[name], answers[2 * row : 2 * row + 2, query]) for row, name in enumerate(M)}
 
     blocks = {}
     if records.block is not None:
         image_block = records.block[records.image_study]
-        blocks = _by_stratum([strata(per_study[number], records.image_study[image_block == number]) for number in range(records.n_blocks)])
+        blocks = _by_stratum([strata(linked.per_study[number], records.image_study[image_block == number]) for number in range(records.n_blocks)])
     text = records.study_text[query]
-    return DirectionCounts(query, best[query], strata(per_study.sum(axis=0), records.image_study), lists[0][text], lists[1][text], blocks=blocks)
+    whole = strata(linked.per_study.sum(axis=0), records.image_study)
+    return DirectionCounts(query, linked.best[query], whole, lists[0][text], lists[1][text], None, blocks, linked.settling[1])
+
+
+def _among(records: Records, studies: Any) -> dict[str, np.ndarray]:
+    return {name: code[studies] for name, code in records.codes.items()}
+
+
+def _stratum(M: np.ndarray, answers: np.ndarray, twins: np.ndarray | int = 0) -> StratumCounts:
+    """Returns the integers of one stratum from its two answers, [2, Q]: above the threshold, and reaching it."""
+    above, reached = answers.astype(np.int64)
+    return StratumCounts(M, above, reached - above + twins)
 
 
 def _by_stratum(by_block: list[dict[str, StratumCounts]]) -> dict[str, list[StratumCounts]]:

@@ -9,7 +9,7 @@ import os
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from relink_jax import errors
 
@@ -51,6 +51,16 @@ def rows(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding that keeps a full copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def memory(mesh: Mesh) -> int:
+    """Returns the bytes that one device of a mesh may use, 0 where it does not tell, as the CPU does not."""
+    return int((mesh.local_devices[0].memory_stats() or {}).get("bytes_limit", 0))
+
+
+def put(value: np.ndarray, sharding: Sharding) -> jax.Array:
+    """Returns a host array as a global device array; every process passes the same value."""
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 def to_host(array: jax.Array) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What a stage will cost before it runs: FLOPs by formula, memory, disk and privacy budget.
 
-Formulas: the counting pass is one product of Q x D by D x U, 2*Q*U*D FLOPs, computed once for both directions; its memory is the
-inputs plus one score tile per device. What a tower costs for one row is the caller's to say.
+Formulas: the counting pass is one product of Q x D by D x U, 2*Q*U*D FLOPs, computed once for both directions. What it holds on a device
+and what a tower costs for one row are the caller's to say.
 """
 
 import dataclasses
@@ -35,35 +35,62 @@ class Encoding:
         return math.prod(self.features) * self.itemsize
 
 
-def audit_plan(n_queries: int, n_studies: int, dim: int, query_block: int, tile: int, n_devices: int, rate: float = 0.0) -> list[Line]:
+@dataclasses.dataclass(frozen=True)
+class Counting:
+    """How a counting pass lies on the devices.
+
+    Attributes:
+        query_block: images per step over all devices; tile: studies per tile; panel: studies on the devices at a time, 0 for all.
+        split: what the devices share. devices: their number.
+        candidates, batch, scores: bytes of one device.
+    """
+
+    query_block: int
+    tile: int
+    panel: int
+    split: str
+    devices: int
+    candidates: int
+    batch: int
+    scores: int
+
+
+def audit_plan(n_queries: int, n_studies: int, dim: int, placed: Counting, rate: float = 0.0, share: float = 1.0) -> list[Line]:
     """Returns the plan of one counting pass.
 
     Args:
         n_queries: images Q; n_studies: candidate studies S (an upper bound of unique texts U); dim: embedding width D.
-        query_block: queries per step; tile: candidates per tile; n_devices: devices that share the queries.
-        rate: FLOP per second of the bare product on these devices, measured; 0 leaves the time out.
+        rate: FLOP per second of the bare product on these devices, measured; 0 leaves the time out. share: of it that a pass reaches.
     """
     flops = 2 * n_queries * n_studies * dim
-    inputs = FLOAT * dim * (n_queries / n_devices + n_studies)
-    block = FLOAT * query_block * tile / n_devices
-    blocks = -(-n_queries // query_block) * -(-n_studies // tile)
-    time = (
-        [Line("time", _duration(flops / rate), f"at {human(rate, 'FLOP/s', 1000)}, the bare product on this device just now: the least a pass takes")]
-        if rate
-        else []
-    )
-    return [
+    panels = 1 if not placed.panel else -(-n_studies // placed.panel)
+    held = "all candidates" if panels == 1 else f"{panels} panels of {placed.panel:,} candidates, two at a time"
+    steps = -(-n_queries // placed.query_block) * -(-n_studies // placed.tile)
+    lines = [
         Line("queries x candidates", f"{n_queries:,} x {n_studies:,}, D = {dim}", "images x studies of the evaluated split"),
         Line(
             "arithmetic",
             f"{human(flops, 'FLOP', 1000)}",
             "2 Q S D, once for both directions; the image lists of reports, unless audit.top_k is 0, take it again",
         ),
-        Line("tiles", f"{blocks:,}", f"steps of {query_block:,} queries by {tile:,} studies"),
-        Line("memory per device", human(inputs + block, "B"), "queries / devices + all candidates + one tile of scores"),
+        Line("tiles", f"{steps:,}", f"steps of {placed.query_block:,} queries by {placed.tile:,} studies"),
+        Line("devices", f"{placed.devices}, sharing {placed.split}", "audit.split decides otherwise; no number depends on it"),
+        Line("memory per device", human(placed.candidates + placed.batch + placed.scores, "B"), "the three lines below"),
+        Line("  candidates", human(placed.candidates, "B"), f"vectors, keys and counts of {held}{_shared(placed)}"),
+        Line("  batches", human(placed.batch, "B"), "three in flight, with what was found for them"),
+        Line("  scores", human(placed.scores, "B"), "two tiles of them; scores are never kept"),
         Line("results on disk", human(n_queries * 2 * 2 * 24 + n_studies * 2 * 24, "B"), "per query, direction and stratum: M, g, t and keys"),
-        *time,
     ]
+    if rate:
+        lines.append(
+            Line("roofline", f"{share:.2f} of {human(rate, 'FLOP/s', 1000)}", "share of the bare product's speed that a pass reaches here, timed just now")
+        )
+        lines.append(Line("time", _duration(flops / (rate * share)), "arithmetic at that speed"))
+    return lines
+
+
+def _shared(placed: Counting) -> str:
+    return f", over {placed.devices} devices" if placed.split != "images" and placed.devices > 1 else ""
 
 
 def embed_plan(images: Encoding, texts: Encoding, image_size: int, tokens: int, weight_bytes: int) -> list[Line]:

@@ -14,6 +14,7 @@ from relink_jax.audit import inputs as inputs_lib
 from relink_jax.audit import run as audit_run
 from relink_jax.cohort import schema
 from relink_jax.encoders import specs
+from relink_jax.retrieval import loop
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import provenance
 from relink_jax.stages import context, ensembles
@@ -21,7 +22,6 @@ from relink_jax.store import checkpoints, digests, files, shards
 from relink_jax.store import workdir as workdir_lib
 
 NO_HEAD = "none"
-LONG = 2e12  # FLOP of a counting pass whose parts are kept, about ten seconds on two CPUs
 
 
 def run(config: config_lib.RunConfig, workdir: str, *, model: str | None = None) -> dict[str, result.AuditResult]:
@@ -125,10 +125,14 @@ def _audit(config: config_lib.RunConfig, prepared: inputs_lib.AuditInputs, mesh:
         bootstrap_replicates=chosen.bootstrap_replicates,
         level=chosen.level,
         mc_repeats=chosen.mc_repeats,
+        precision=chosen.precision,
+        split=chosen.split,
         query_block=chosen.query_block,
         tile=chosen.tile,
+        panel=chosen.panel,
+        memory=int(chosen.memory * 2**30),
         seed=chosen.seed,
-        directory=counting if work >= LONG else None,
+        directory=counting if work >= loop.LONG else None,
     )
 
 
@@ -157,7 +161,7 @@ def _paired(against: str, before: result.AuditResult, after: result.AuditResult)
 
 def _run_record(config: config_lib.RunConfig, found: workdir_lib.Workdir) -> dict[str, Any]:
     created = files.read_json(found.root / "run.json")["created_utc"]
-    described = {"id": found.run_id, "created_utc": created, "seed": config.audit.seed, "precision": "float32/highest"}
+    described = {"id": found.run_id, "created_utc": created, "seed": config.audit.seed, "precision": audit_run.described(config.audit.precision)}
     return described | {"config_sha256": digests.value_digest(config_lib.to_dict(config)), "git_commit": provenance.commit()} | provenance.versions()
 
 

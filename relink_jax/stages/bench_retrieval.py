@@ -12,11 +12,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from relink_jax.retrieval import counts, engine, peers, sweep
-from relink_jax.retrieval.counted import LABEL_MATCHED, Records
+from relink_jax.retrieval import peers, probe, sides
+from relink_jax.retrieval.counted import LABEL_MATCHED
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import timing
 
@@ -57,20 +56,20 @@ def measure(candidates: int, dim: int, k: int, queries: int, rounds: int) -> Cas
     'everything' is both directions, four strata and `BLOCKS` jackknife blocks. torch and FAISS take their turns where they are installed.
     """
     queries = queries or (512 if candidates >= 100_000 else 2048)
-    data, mesh = _records(candidates, dim, queries), meshes.make_mesh()
+    data, mesh = probe.records(candidates, dim, queries), meshes.make_mesh()
     before = _peak()
-    plain = _pass(data, mesh, sweep.Wanted(codes=1, near=False, studies=False, k=k))
+    plain = probe.placed(data, mesh, sides.Wanted(codes=1, near=False, studies=False, k=k))
     calls: dict[str, Callable[[], Any]] = {"plain": plain.call, "product": plain.product}
     scale = {"plain": 1.0, "product": 1.0}
     skipped = []
     strata = {f"stratum {number}": np.roll(data.codes[LABEL_MATCHED], number) for number in range(3)}
     block = (data.exclusion.astype(np.int64) * BLOCKS // (data.exclusion[-1] + 1)).astype(np.int32)
-    every = _pass(dataclasses.replace(data, codes=strata, block=block), mesh, sweep.Wanted(codes=3, near=False, studies=True, k=k))
-    calls["everything"], scale["everything"] = every.call, plain.places / every.places
+    every = probe.placed(dataclasses.replace(data, codes=strata, block=block), mesh, sides.Wanted(codes=3, near=False, studies=True, k=k))
+    calls["everything"], scale["everything"] = every.call, plain.flop / every.flop
     task = peers.Task(data.images, data.texts, data.image_study, data.exclusion, data.codes[LABEL_MATCHED], k)
     for name, make in _PEERS.items():
         try:
-            calls[name], scale[name] = make(task), plain.places / (queries * candidates)
+            calls[name], scale[name] = make(task), plain.flop / (2 * queries * candidates * dim)
         except ImportError:
             skipped.append(name)
     spent = dict(zip(calls, timing.alternating(list(calls.values()), rounds), strict=True))
@@ -79,7 +78,7 @@ def measure(candidates: int, dim: int, k: int, queries: int, rounds: int) -> Cas
         for name, times in spent.items()
         if name != "plain"
     }
-    rate = statistics.median(2 * plain.places * dim / time for time in spent["product"])
+    rate = statistics.median(plain.flop / time for time in spent["product"])
     return Case(candidates, dim, k, queries, rate, ratio.pop("product"), ratio, skipped, _peak() - before)
 
 
@@ -99,44 +98,6 @@ def table(cases: Sequence[Case], where: str) -> str:
     beyond = max(case.beyond for case in cases)
     told.append(f"peak memory beyond the inputs: {beyond / 2**30:.2f} GiB, contestants included")
     return "\n".join([f"the counting pass ({where}):", head, *lines, *told])
-
-
-@dataclasses.dataclass(frozen=True)
-class _Pass:
-    """A placed pass: `call` runs its batches, `product` the bare product over the same tiles; `places` scores, padding included."""
-
-    call: Callable[[], Any]
-    product: Callable[[], Any]
-    places: int
-
-
-def _pass(data: Records, mesh: meshes.Mesh, wanted: sweep.Wanted) -> _Pass:
-    work = engine.Engine(data, mesh)
-    wanted, own = work.shaped(wanted), work.own_scores()
-    columns = work.columns(*counts.best_own(own, data.image_study, len(data.study_text)))
-    vectors = [work.batch(number, block, own).vectors for number, block in zip(work.images.number, work.images.block, strict=True)]
-    bare = sweep.bare_product(mesh)
-
-    def call() -> None:
-        for _ in work.steps(columns, work.empty(wanted), own, wanted):
-            pass
-
-    return _Pass(call, lambda: jax.block_until_ready([bare(part, columns.vectors) for part in vectors]), work.images.number.size * work.studies.number.size)
-
-
-def _records(candidates: int, dim: int, queries: int) -> Records:
-    """Returns unit rows: two studies a patient, 200 label codes, queries near their own text."""
-    generator = np.random.default_rng(0)
-    texts = _unit(generator.standard_normal((candidates, dim), dtype=np.float32))
-    own = generator.integers(0, candidates, queries).astype(np.int32)
-    images = _unit(0.3 * texts[own] + _unit(generator.standard_normal((queries, dim), dtype=np.float32)))
-    number = np.arange(candidates, dtype=np.int32)
-    return Records(images, own, texts, number, number // 2, {LABEL_MATCHED: generator.integers(0, 200, candidates).astype(np.int32)})
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows
 
 
 def _peak() -> int:

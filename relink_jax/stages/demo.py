@@ -30,7 +30,7 @@ def run(config: config_lib.RunConfig, workdir: str) -> Demo:
 
     Raises: every error of the stages it calls.
     """
-    progress.say(plan.describe(plan.run(config, workdir, ["audit", "heads"], probe=False)))
+    progress.say(plan.describe(plan.run(config, workdir, ["audit", "heads"], timed=False)))
     stages: dict[str, Any] = {"cohort": cohort, "convert": convert, "embed": embed, "heads": heads, "audit": audit, "probe": probe, "report": report}
     seconds, outcomes = {}, {}
     skipped = set() if config.mitigate else {"heads"}

@@ -1,5 +1,6 @@
 """The plan stage: what audit, embed and heads will cost, by formula, before anything runs."""
 
+import dataclasses
 import reprlib
 from collections.abc import Sequence
 
@@ -9,7 +10,8 @@ from relink_jax import config as config_lib
 from relink_jax import errors
 from relink_jax.encoders import cost, specs, towers, zoo
 from relink_jax.encoders import embed as embed_lib
-from relink_jax.retrieval import arrange, engine
+from relink_jax.retrieval import arrange, layout, probe
+from relink_jax.retrieval import product as products
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import plan
 
@@ -27,13 +29,13 @@ def run(
     studies: str | None = None,
     dim: str | None = None,
     model: str | None = None,
-    probe: bool = True,
+    timed: bool = True,
 ) -> dict[str, list[plan.Line]]:
     """Returns the plan of each stage named in `words` (all when empty); nothing is read from or written to `workdir`.
 
     Args:
         images, studies, dim: sizes Q, S and D as text or None for the configured synthetic cohort's and the model's.
-        probe: time the bare product on this device for a second, to state the least time of an audit.
+        timed: time a few tiles on this device, to state the time of an audit and its share of the bare product.
         model: a packaged or published model, None for the packaged ones, which share one geometry.
 
     Raises: UsageError: an unknown stage or model, or a size that is not a whole number from 1 to `LARGEST`.
@@ -49,7 +51,7 @@ def run(
         if stage not in PLANNED:
             raise errors.UsageError(f"no plan for stage {stage!r}: expected one of {', '.join(PLANNED)}{errors.suggest(stage, PLANNED)}")
         if stage == "audit":
-            plans[stage] = _audit_plan(config.audit, n_images, n_studies, width, probe)
+            plans[stage] = _audit_plan(config.audit, n_images, n_studies, width, timed)
         elif stage == "embed":
             plans[stage] = _embed_plan(spec, config.embed, n_images, n_studies)
         else:
@@ -62,12 +64,19 @@ def describe(plans: dict[str, list[plan.Line]]) -> str:
     return "\n\n".join(f"plan of {stage}:\n{plan.table(lines)}" for stage, lines in plans.items())
 
 
-def _audit_plan(settings: config_lib.AuditConfig, n_images: int, n_studies: int, dim: int, probe: bool) -> list[plan.Line]:
+def _audit_plan(settings: config_lib.AuditConfig, n_images: int, n_studies: int, dim: int, timed: bool) -> list[plan.Line]:
     meshes.share_cpu()
     mesh = meshes.make_mesh()
-    rows, columns = arrange.default_shape(mesh.devices.flat[0].platform)
-    shape = settings.query_block or rows * mesh.size, arrange.arrange(n_studies, settings.tile or columns).width
-    return plan.audit_plan(n_images, n_studies, dim, *shape, mesh.size, engine.probe(mesh, dim, n_studies) if probe else 0.0)
+    products.check(settings.precision, mesh)
+    platform = mesh.devices.flat[0].platform
+    size = layout.Size(n_studies, products.row_bytes(dim, settings.precision), k=settings.top_k, devices=mesh.size, platform=platform)
+    asked = layout.Layout(settings.split, settings.query_block, settings.tile, settings.panel)
+    found = layout.chosen(size, asked, int(settings.memory * 2**30) or meshes.memory(mesh))
+    rows, columns = layout.default_shape(platform)
+    shape = settings.query_block or rows * (1 if found.split == layout.STUDIES else mesh.size), arrange.arrange(n_studies, settings.tile or columns).width
+    placed = plan.Counting(*shape, found.panel, found.split, mesh.size, **dataclasses.asdict(layout.taken(size, found)))
+    speed = probe.reached(mesh, dim, n_studies, settings.top_k, settings.precision) if timed else probe.Speed(0.0, 1.0)
+    return plan.audit_plan(n_images, n_studies, dim, placed, speed.rate * dim / products.width(dim, settings.precision), speed.share)
 
 
 def _embed_plan(spec: specs.VLMSpec, settings: config_lib.EmbedConfig, n_images: int, n_texts: int) -> list[plan.Line]:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from relink_jax import errors
-from relink_jax.retrieval import counts, engine, recheck, sweep, unique
+from relink_jax.retrieval import counts, engine, limits, loop, recheck, sides, sweep, unique
 from relink_jax.retrieval.counted import Records
+from relink_jax.retrieval.layout import Layout
 from relink_jax.runtime import mesh as meshes
 
 
@@ -55,6 +56,7 @@ def check(data, counted, k):
     [
         (131, 97, 1, 64, 128, 3, "patient", 0, 1, "images"),
         (259, 301, 4, 256, 128, 10, "study", 5, 2, "studies"),
+        (259, 801, 4, 256, 128, 40, "patient", 3, 2, "ring"),
         (7, 5, 8, 0, 0, 10, "patient", 0, 1, "images"),
         (333, 801, 2, 128, 256, 40, "patient", 7, 2, "images"),
         (150, 400, 3, 64, 128, 100, "patient", 0, 0, "studies"),
@@ -62,7 +64,7 @@ def check(data, counted, k):
 )
 def test_equals_dense_counting(n_images, n_studies, devices, block, tile, k, exclusion, blocks, codes, split):
     data = records(n_images, n_studies, 4, exclusion=exclusion, blocks=blocks, codes=codes)
-    counted = counts.count(data, mesh=meshes.make_mesh(devices), top_k=k, query_block=block, tile=tile, split=split)
+    counted = counts.count(data, mesh=meshes.make_mesh(devices), top_k=k, layout=Layout(split, block, tile))
     assert sum(int(stratum.t.sum()) for found in counted.values() for stratum in found.strata.values()) > 0
     check(data, counted, k)
 
@@ -72,7 +74,7 @@ def test_same_integers_on_any_mesh_batch_tile_and_split(blocks):
     data = records(333, 401, 5, seed=1, blocks=blocks)
     reference = flat(counts.count(data, mesh=meshes.make_mesh(1), top_k=7))
     for devices, block, tile, split in [(1, 64, 128, "images"), (2, 100, 256, "studies"), (3, 333, 128, "images"), (8, 64, 2048, "studies")]:
-        found = flat(counts.count(data, mesh=meshes.make_mesh(devices), top_k=7, query_block=block, tile=tile, split=split))
+        found = flat(counts.count(data, mesh=meshes.make_mesh(devices), top_k=7, layout=Layout(split, block, tile)))
         for name, array in found.items():
             np.testing.assert_array_equal(array, reference[name], err_msg=f"{name} on {devices} devices, batch {block}, tile {tile}, {split} split")
 
@@ -119,7 +121,7 @@ def test_one_direction_alone_gives_the_same_integers():
 
 def test_real_embeddings_agree_with_float64_outside_rounding():
     data = records(300, 250, 16, seed=4, grid=False)
-    counted = counts.count(data, mesh=meshes.make_mesh(4), top_k=3, query_block=256)
+    counted = counts.count(data, mesh=meshes.make_mesh(4), top_k=3, layout=Layout(query_block=256))
     found = recheck.recheck(data, counted, n_queries=300)
     assert found["queries"] >= 400
     assert found["identical"] > 0.95 * found["strata_checked"]
@@ -144,7 +146,7 @@ def test_constant_embeddings_tie_with_everything(dim):
     text = np.arange(n_studies, dtype=np.int32)
     data = Records(np.repeat(row, n_images, 0), image_study, np.repeat(row[:, ::-1], n_studies, 0), text, patient, {"label_matched": np.zeros_like(text)})
     for devices, split in ((1, "images"), (4, "images"), (4, "studies")):
-        for found in counts.count(data, mesh=meshes.make_mesh(devices), top_k=2, query_block=64, tile=128, split=split).values():
+        for found in counts.count(data, mesh=meshes.make_mesh(devices), top_k=2, layout=Layout(split, 64, 128)).values():
             for stratum in found.strata.values():
                 assert (stratum.g == 0).all()
                 np.testing.assert_array_equal(stratum.t, stratum.M)
@@ -163,7 +165,7 @@ def test_an_unmasked_own_text_would_be_seen(monkeypatch):
 @pytest.mark.parametrize("side", ["images", "studies"])
 def test_thresholds_that_no_tile_holds_are_refused(monkeypatch, side):
     data = records(40, 30, 16, seed=7, grid=False)
-    honest = counts.best_own
+    honest = limits.best_own
 
     def nudged(own, *rest):
         best, image = honest(own, *rest)
@@ -172,7 +174,7 @@ def test_thresholds_that_no_tile_holds_are_refused(monkeypatch, side):
         own[3] = np.nextafter(own[3], np.float32(9))
         return best, image
 
-    monkeypatch.setattr(counts, "best_own", nudged)
+    monkeypatch.setattr(limits, "best_own", nudged)
     with pytest.raises(errors.UnsoundError, match=f"scores changed between passes in counting pass.*others for 1 {side}"):
         counts.count(data, mesh=meshes.make_mesh(1), top_k=3)
 
@@ -182,19 +184,19 @@ def test_lists_from_too_few_groups_are_computed_again(monkeypatch):
     text = np.ones((4000, 3), np.float32)
     number = np.arange(4000, dtype=np.int32)
     data = Records(text[:100], number[:100], text, number, number, {})
-    again, honest = [], engine.Engine._settle
-    monkeypatch.setattr(engine.Engine, "_settle", lambda *given: (again.append(len(given[4])), honest(*given)))
-    found = counts.count(data, mesh=meshes.make_mesh(2), top_k=30, query_block=128, tile=512, directions=("i2r",))
+    again, honest = [], loop._settle
+    monkeypatch.setattr(loop, "_settle", lambda *given: (again.append(len(given[4])), honest(*given)))
+    found = counts.count(data, mesh=meshes.make_mesh(2), top_k=30, layout=Layout(query_block=128, tile=512), directions=("i2r",))
     assert again == [100]
     assert (found["i2r"].top_id == np.arange(30)).all()
 
 
 def test_memory_is_one_tile_not_the_score_matrix():
     data = records(3000, 4000, 8)
-    work = engine.Engine(data, meshes.make_mesh(1), query_block=64, tile=128)
-    wanted = sweep.Wanted(codes=2, k=4, kept=4)
-    inputs = work.batch(work.images.number[0], work.images.block[0], np.zeros(3000, np.float32))
-    columns = work.columns(np.zeros(4000, np.float32), np.zeros(4000, np.int32))
+    work = engine.Engine(data, meshes.make_mesh(1), Layout(query_block=64, tile=128))
+    wanted = sides.Wanted(codes=2, k=4, kept=4)
+    inputs = work.batch(work.images.number[0], work.images.block[0], limits.nowhere(3000, 4000))
+    columns = work.columns(limits.nowhere(3000, 4000))
     state = work.empty(wanted)
     compiled = sweep.program(meshes.make_mesh(1), wanted).lower(inputs, columns, state).compile()
     given = sum(array.nbytes for array in (*columns, *inputs, state))

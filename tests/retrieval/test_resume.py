@@ -8,6 +8,7 @@ from test_counts import flat, records
 
 from relink_jax import errors
 from relink_jax.retrieval import counts, engine, resume
+from relink_jax.retrieval.layout import Layout
 from relink_jax.runtime import mesh as meshes
 from relink_jax.store import files
 
@@ -20,7 +21,7 @@ def pieces(monkeypatch):
     monkeypatch.setattr(engine.Engine, "batch", lambda *given: (taken.append(1), honest(*given))[1])
 
     def count(directory, data=data, split="images"):
-        return flat(counts.count(data, mesh=meshes.make_mesh(2), top_k=4, query_block=64, tile=128, directory=directory, split=split))
+        return flat(counts.count(data, mesh=meshes.make_mesh(2), top_k=4, layout=Layout(split, 64, 128), directory=directory))
 
     return data, count, taken
 
@@ -61,7 +62,7 @@ def test_damaged_parts_are_counted_again(tmp_path, pieces, what):
     _, count, taken = pieces
     whole = count(tmp_path / "a")
     everything = len(taken)
-    for path in (tmp_path / "a" / "links").glob(f"{what}-*.safetensors"):
+    for path in (tmp_path / "a" / "links" / "panel-000").glob(f"{what}-*.safetensors"):
         raw = bytearray(path.read_bytes())
         raw[-1] ^= 1
         path.write_bytes(raw)
@@ -76,5 +77,5 @@ def test_parts_of_other_data_are_refused(tmp_path, pieces):
     data, count, _ = pieces
     count(tmp_path / "a")
     changed = dataclasses.replace(data, exclusion=np.roll(data.exclusion, 1))
-    with pytest.raises(errors.StoreError, match=r"inputs changed in shards 'links'.*different .*records"):
+    with pytest.raises(errors.StoreError, match=r"inputs changed in shards 'panel-000'.*different .*records"):
         count(tmp_path / "a", changed)

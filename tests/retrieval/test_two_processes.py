@@ -10,6 +10,7 @@ import numpy as np
 
 from relink_jax.retrieval import counts
 from relink_jax.retrieval.counted import LABEL_MATCHED, Records
+from relink_jax.retrieval.layout import SPLITS, Layout
 from relink_jax.runtime import mesh as meshes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -40,8 +41,8 @@ def records() -> Records:
 def counted() -> dict[str, np.ndarray]:
     """Returns every integer of the pass over all devices of all processes."""
     flat = {}
-    for split in ("images", "studies"):
-        found = counts.count(records(), mesh=meshes.make_mesh(), top_k=5, query_block=64, tile=128, split=split)
+    for split in SPLITS:
+        found = counts.count(records(), mesh=meshes.make_mesh(), top_k=5, layout=Layout(split, 64, 128))
         for direction, one in found.items():
             flat[f"{split}/{direction}/top"] = one.top_id
             for stratum, integers in one.strata.items():

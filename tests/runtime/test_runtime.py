@@ -30,7 +30,7 @@ def test_padded_is_the_least_multiple():
 
 
 def test_plan_states_flops_by_formula():
-    lines = {line.what: line.value for line in plan.audit_plan(1000, 500, 64, 256, 128, 1)}
+    lines = {line.what: line.value for line in plan.audit_plan(1000, 500, 64, plan.Counting(256, 128, 0, "images", 1, 3000, 200, 100))}
     assert lines["arithmetic"] == "64.0 MFLOP"
     assert lines["tiles"] == "16"
     assert plan.human(3 * 1024**2, "B") == "3.0 MiB"

@@ -1,0 +1,117 @@
+"""How a counting pass lies on the devices: which side they share, in what pieces, and what that takes of their memory. Needs no jax."""
+
+import dataclasses
+
+from relink_jax import errors
+
+SPLITS = IMAGES, STUDIES, RING = ("images", "studies", "ring")
+AUTO = "auto"
+_FIELDS = 7  # 4-byte columns of a study beside its vector and codes: number, key, text, two limits, best image, share of the groups' blocks
+_SHARE = 0.8  # of a device's memory that is planned for
+_CPU, _ACCELERATOR = (256, 8832), (4096, 32768)
+
+
+def default_shape(platform: str) -> tuple[int, int]:
+    """Returns (images per device and step, studies per tile) for a jax platform.
+
+    On the CPU a tile of 9 MB stays in the last cache; on accelerators one of 0.5 GB need only be small against memory.
+    """
+    return _CPU if platform == "cpu" else _ACCELERATOR
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Shape and sharing of a pass; it decides speed and memory, never a number.
+
+    Attributes:
+        split: what the devices share, one of `SPLITS`, see `sweep`; 'auto' asks `chosen`.
+        query_block: images per step over all devices; tile: studies per tile; both are rounded, 0 chooses for the device.
+        panel: studies on the devices at a time, the rest waits on the host; 0 for all of them, or as many as `chosen` finds room for.
+        memory: bytes of one device to plan for; 0 asks the device, and one that does not tell has no limit.
+    """
+
+    split: str = AUTO
+    query_block: int = 0
+    tile: int = 0
+    panel: int = 0
+    memory: int = 0
+
+    def __post_init__(self) -> None:
+        if self.split not in (AUTO, *SPLITS):
+            expected = f"one of {', '.join((AUTO, *SPLITS))}"
+            raise errors.UsageError(errors.describe("unknown split", "counting pass", expected, repr(self.split)) + errors.suggest(self.split, SPLITS))
+
+
+DEFAULT = Layout()
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What a pass is made of: studies S, bytes of one encoded row, label codes, jackknife blocks J, list length k, and the devices."""
+
+    studies: int
+    row_bytes: int
+    codes: int = 1
+    blocks: int = 1
+    k: int = 10
+    devices: int = 1
+    platform: str = "cpu"
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """Bytes of one device: candidates with their counts, one batch of images with its results, and tiles of scores."""
+
+    candidates: int
+    batch: int
+    scores: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.candidates + self.batch + self.scores
+
+
+def taken(size: Size, layout: Layout) -> Taken:
+    """Returns what one device holds under a layout whose split is not 'auto'.
+
+    A panel counts twice when there is more than one: the next is placed while one is counted.
+    """
+    rows, columns = default_shape(size.platform)
+    here = min(layout.panel or size.studies, size.studies) * (2 if 0 < layout.panel < size.studies else 1)
+    held = here if layout.split == IMAGES else -(-here // size.devices)
+    answers = 2 * (1 + size.codes) + 1
+    per_study = size.row_bytes + 4 * (_FIELDS + size.codes) + 4 * answers * size.blocks
+    per_step = layout.query_block or rows * (1 if layout.split == STUDIES else size.devices)
+    images = per_step if layout.split == STUDIES else -(-per_step // size.devices)
+    tile = min(layout.tile or columns, held)
+    per_image = size.row_bytes + 4 * (answers + 2) * size.blocks + 8 * size.k * (size.devices if layout.split == STUDIES else 1)
+    return Taken(held * per_study, 3 * images * per_image, 2 * images * tile * 4)
+
+
+def chosen(size: Size, layout: Layout, memory: int) -> Layout:
+    """Returns the layout with its split and panel decided for devices of `memory` bytes, 0 for no limit.
+
+    Every report on every device where they fit, since nothing is sent then. Otherwise the devices share the reports: as 'studies' while
+    the lists that are gathered stay shorter than a device's own reports, else as 'ring'. What still does not fit comes in panels.
+    A split or a panel that is given stays.
+
+    Raises: UsageError: not even the smallest panel fits.
+    """
+    room = int(_SHARE * memory)
+    shared = STUDIES if size.k * size.devices**2 <= size.studies else RING
+    splits = (layout.split,) if layout.split != AUTO else (IMAGES,) if size.devices == 1 else (IMAGES, shared)
+    for split in splits:
+        found = dataclasses.replace(layout, split=split)
+        if not memory or taken(size, found).total <= room:
+            return found
+    found = dataclasses.replace(layout, split=splits[-1])
+    if layout.panel:
+        raise errors.UsageError(errors.describe("panel", "counting pass", f"at most {room:,} bytes per device", f"{taken(size, found).total:,} bytes"))
+    unit = (layout.tile or default_shape(size.platform)[1]) * (1 if found.split == IMAGES else size.devices)
+    panels = [dataclasses.replace(found, panel=unit * many) for many in range(1, -(-size.studies // unit))]
+    fitting = [one for one in panels if taken(size, one).total <= room]
+    if not fitting:
+        least = min((taken(size, one).total for one in panels), default=taken(size, found).total)
+        raise errors.UsageError(errors.describe("device memory", "counting pass", f"at least {int(least / _SHARE):,} bytes, or a smaller tile", f"{memory:,}"))
+    return fitting[-1]
