@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from relink_jax.retrieval import arrange, packed, sides, sweep
+from relink_jax.retrieval import arrange, sides, sweep
 from relink_jax.retrieval import layout as layouts
 from relink_jax.retrieval import product as products
 from relink_jax.retrieval.counted import Records
@@ -71,7 +71,7 @@ class Engine:
 
     def shaped(self, wanted: sides.Wanted) -> sides.Wanted:
         """Returns `wanted` with the shapes, the split and the precision of this pass."""
-        kept = min(wanted.k, 2 * -(-wanted.k // self.tiles) + 8)
+        kept = layouts.kept_groups(wanted.k, self.tiles)
         shares = self.images.block.reshape(len(self.images.block) * self._image_parts, -1)
         spans, image_spans = self.studies.blocks_per_part(), int((shares[:, -1] - shares[:, 0]).max()) + 1
         given = dataclasses.replace(wanted, blocks=self.records.n_blocks, split=self.layout.split, precision=self.precision)
@@ -128,7 +128,7 @@ class Engine:
             places.take(limits.study_high, np.inf),
             places.take(limits.best_image, -2),
             places.block,
-            (first + np.arange(self.tiles, dtype=np.int32)) * (places.width // packed.GROUP),
+            (first + np.arange(self.tiles, dtype=np.int32)) * places.width,
         )
         shared = self.layout.split != layouts.IMAGES
         return _place(given, lambda _: meshes.split(self.mesh, 0) if shared else meshes.replicated(self.mesh))

@@ -1,6 +1,7 @@
 """How a counting pass lies on the devices: which side they share, in what pieces, and what that takes of their memory. Needs no jax."""
 
 import dataclasses
+import math
 
 from relink_jax import errors
 
@@ -8,6 +9,7 @@ SPLITS = IMAGES, STUDIES, RING = ("images", "studies", "ring")
 AUTO = "auto"
 _FIELDS = 7  # 4-byte columns of a study beside its vector and codes: number, key, text, two limits, best image, share of the groups' blocks
 _SHARE = 0.8  # of a device's memory that is planned for
+_WIDE, _NARROW, _SHORT = 64, 16, 16  # groups of short lists, of others, and how long a short one is
 _CPU, _ACCELERATOR = (256, 8832), (4096, 32768)
 
 
@@ -45,6 +47,17 @@ class Layout:
 DEFAULT = Layout()
 
 
+def group_size(k: int) -> int:
+    """Returns how many neighbours a group has that is kept for a list of length k, see `toplists`; a multiple of `packed.GROUP`."""
+    return _WIDE if k <= _SHORT else _NARROW
+
+
+def kept_groups(k: int, n_tiles: int) -> int:
+    """Returns how many groups of each tile are kept for a list of length k: its share and a margin that chance seldom exceeds."""
+    share = k / n_tiles
+    return min(k, math.ceil(share + 3.5 * math.sqrt(share)) + 3)
+
+
 @dataclasses.dataclass(frozen=True)
 class Size:
     """What a pass is made of: studies S, bytes of one encoded row, label codes, jackknife blocks J, list length k, and the devices."""
@@ -60,7 +73,7 @@ class Size:
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
-    """Bytes of one device: candidates with their counts, one batch of images with its results, and tiles of scores."""
+    """Bytes of one device: candidates with their counts, one batch of images with its results and the groups kept for its lists, and tiles of scores."""
 
     candidates: int
     batch: int
@@ -86,7 +99,9 @@ def taken(size: Size, layout: Layout) -> Taken:
     images = per_step if layout.split == STUDIES else -(-per_step // size.devices)
     tile = min(layout.tile or columns, held)
     per_image = size.row_bytes + 4 * (answers + 2) * size.blocks + 8 * size.k * (size.devices if layout.split == STUDIES else 1)
-    return Taken(held * per_study, 3 * images * per_image, 2 * images * tile * 4)
+    n_tiles = -(-held // tile)
+    groups = 4 * images * n_tiles * kept_groups(size.k, n_tiles) * (group_size(size.k) + 2)
+    return Taken(held * per_study, 3 * images * per_image + 2 * groups, 2 * images * tile * 4)
 
 
 def chosen(size: Size, layout: Layout, memory: int) -> Layout:

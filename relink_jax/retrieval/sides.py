@@ -30,7 +30,7 @@ class Studies(NamedTuple):
     high: Any  # float32 [n_tiles, T], upper limit, +inf without an image
     best_image: Any  # int32 [n_tiles, T], number of that image, -2 without one
     block: Any  # int32 [n_tiles, T // GROUP]
-    first: Any  # int32 [n_tiles], number of the tile's first group of neighbours
+    first: Any  # int32 [n_tiles], number of the tile's first place
 
 
 class PerImage(NamedTuple):

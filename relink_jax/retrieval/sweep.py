@@ -23,8 +23,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from relink_jax.retrieval import packed, tally, toplists
-from relink_jax.retrieval.layout import IMAGES, RING, STUDIES
+from relink_jax.retrieval import tally, toplists
+from relink_jax.retrieval.layout import IMAGES, RING, STUDIES, group_size
 from relink_jax.retrieval.product import product
 from relink_jax.retrieval.sides import Images, PerImage, Studies, Wanted
 from relink_jax.runtime import mesh as meshes
@@ -106,14 +106,14 @@ def _listed(kept: toplists.Kept | None, images: Images, studies: Studies, wanted
         return jnp.zeros((n, 0), jnp.float32), jnp.zeros((n, 0), jnp.int32), nothing
     joined = toplists.Kept(*(jnp.moveaxis(part, 0, 1).reshape(n, -1, *part.shape[3:]) for part in kept))
     score, place = toplists.select(joined, wanted.k)
-    if wanted.kept >= min(wanted.k, studies.study.shape[1] // packed.GROUP):
+    if wanted.kept >= min(wanted.k, studies.study.shape[1] // kept.scores.shape[3]):
         return score, place, nothing
     return score, place, jnp.max(jnp.min(kept.best, axis=2), axis=0)
 
 
 def _pass(images: Images, studies: Studies, state: jax.Array, wanted: Wanted) -> tuple[jax.Array, toplists.Kept | None, jax.Array]:
     """Returns (counts of images [J, n_answers + 1, R], kept groups by tile, counts of studies) after every tile."""
-    kept_groups = min(wanted.kept, studies.study.shape[1] // packed.GROUP)
+    size = group_size(wanted.k)
 
     def one_tile(state: jax.Array, given: tuple[jax.Array, Studies]) -> tuple[jax.Array, Any]:
         index, tile = given
@@ -124,7 +124,7 @@ def _pass(images: Images, studies: Studies, state: jax.Array, wanted: Wanted) ->
         if not wanted.k:
             return state, (found, None)
         listed = tally.within(scores, images, tile) if wanted.within else scores
-        return state, (found, toplists.keep(listed, maxima, kept_groups, tile.first))
+        return state, (found, toplists.keep(listed, maxima, wanted.kept, tile.first, size))
 
     state, (found, kept) = lax.scan(one_tile, state, (jnp.arange(len(studies.study), dtype=jnp.int32), studies))
     return tally.by_block(found, studies.block[:, 0], wanted), kept, state

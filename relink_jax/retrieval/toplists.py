@@ -1,15 +1,16 @@
 """The k best candidates of each query, exactly, without sorting or keeping its scores.
 
-A tile's scores are seen as groups of `packed.GROUP` neighbours. Of every tile the groups with the greatest maxima are kept whole, and at
-the end the k best groups of all tiles give the k best candidates. That is exact: a group that is not kept is preceded by k groups that
-each hold a candidate preceding all of its own; equal maxima count in order of place, so equal scores come in order of place too.
+A tile's scores are seen as groups of neighbours. Of every tile the groups with the greatest maxima are kept whole, and at the end the k
+best groups of all tiles give the k best candidates. That is exact: a group that is not kept is preceded by k groups that each hold a
+candidate preceding all of its own; equal maxima count in order of place, so equal scores come in order of place too.
 
 Keeping fewer than k groups of each tile is cheaper and almost always enough. Whether it was is known: if every tile's last kept maximum is
 below the k-th best score, nothing that was left behind can belong to the list. Such a query is `settled`; the others are computed again
 with k groups kept.
 
-Notes on XLA: the outputs of `lax.top_k` are never sliced, since on the CPU that turns its partial selection into a sort of whole rows,
-and small lists of ids are sorted by `top_k` of their negatives for the same reason.
+Notes on XLA: on the CPU `lax.top_k` is a heap whose cost lies in the candidates that enter it, so scores that cannot be listed are
+lowered to -inf first; its outputs are never sliced, since that turns it into a sort of whole rows; and short lists are put in order by
+counting how many come before each, since its sorts are slow.
 """
 
 from typing import NamedTuple
@@ -23,18 +24,22 @@ from relink_jax.retrieval import packed
 
 
 class Kept(NamedTuple):
-    """What one tile leaves for its R queries: the maxima [R, n], places [R, n] and scores [R, n, GROUP] of its best n groups."""
+    """What one tile leaves for its R queries: the maxima [R, n], numbers [R, n] and scores [R, n, group] of its best n groups."""
 
     best: jax.Array
     group: jax.Array
     scores: jax.Array
 
 
-def keep(scores: jax.Array, maxima: jax.Array, n: int, first_group: jax.Array) -> Kept:
-    """Returns the best `n` groups of a tile [R, T] with group maxima [R, T // GROUP]; its groups are numbered from `first_group`."""
-    grouped = scores.reshape(*maxima.shape, packed.GROUP)
-    best, where = lax.top_k(maxima, n)
-    return Kept(best, where + first_group, jnp.take_along_axis(grouped, where[:, :, None], axis=1, mode="promise_in_bounds"))
+def keep(scores: jax.Array, maxima: jax.Array, n: int, first: jax.Array, size: int) -> Kept:
+    """Returns the best `n` groups, or all, of `size` neighbours of a tile [R, T] whose first place is `first`.
+
+    Args: maxima: of `packed.GROUP` neighbours, [R, T // packed.GROUP].
+    """
+    coarse = jnp.max(maxima.reshape(len(maxima), -1, size // packed.GROUP), axis=2)
+    best, where = lax.top_k(coarse, min(n, coarse.shape[1]))
+    grouped = scores.reshape(*coarse.shape, size)
+    return Kept(best, where + first // size, jnp.take_along_axis(grouped, where[:, :, None], axis=1, mode="promise_in_bounds"))
 
 
 def select(kept: Kept, k: int) -> tuple[jax.Array, jax.Array]:
@@ -42,17 +47,25 @@ def select(kept: Kept, k: int) -> tuple[jax.Array, jax.Array]:
 
     Places that hold no candidate have score -inf and place -1; so have places past the last candidate.
     """
-    width = min(k, kept.best.shape[1])
-    _, chosen = lax.top_k(kept.best, width)
-    group = jnp.take_along_axis(kept.group, chosen, axis=1)
-    _, by_place = lax.top_k(-group.astype(jnp.float32), width)  # group numbers stay below 2**24
-    chosen, group = jnp.take_along_axis(chosen, by_place, axis=1), jnp.take_along_axis(group, by_place, axis=1)
+    size = kept.scores.shape[2]
+    best, chosen = lax.top_k(kept.best, min(k, kept.best.shape[1]))
+    chosen, group = _in_order(chosen, jnp.take_along_axis(kept.group, chosen, axis=1))
     scores = jnp.take_along_axis(kept.scores, chosen[:, :, None], axis=1, mode="promise_in_bounds").reshape(len(group), -1)
-    score, inside = lax.top_k(scores, min(k, scores.shape[1]))
-    place = jnp.take_along_axis(group, inside // packed.GROUP, axis=1) * packed.GROUP + inside % packed.GROUP
+    least = jnp.min(best, axis=1, keepdims=True) if best.shape[1] == k else -jnp.inf  # k groups have a candidate that is no worse
+    score, inside = lax.top_k(jnp.where(scores >= least, scores, -jnp.inf), min(k, scores.shape[1]))
+    place = jnp.take_along_axis(group, inside // size, axis=1) * size + inside % size
     short = ((0, 0), (0, k - score.shape[1]))
     score, place = jnp.pad(score, short, constant_values=-np.inf), jnp.pad(place, short, constant_values=-1)
     return score, jnp.where(score > -jnp.inf, place, -1)
+
+
+def _in_order(chosen: jax.Array, group: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns both [R, n] with distinct `group` numbers ascending."""
+    rank = jnp.sum(group[:, None, :] < group[:, :, None], axis=2)
+    rows = jnp.arange(len(group))[:, None]
+    placed = (jnp.zeros_like(part).at[rows, rank].set(part, mode="promise_in_bounds", unique_indices=True) for part in (chosen, group))
+    chosen, group = placed
+    return chosen, group
 
 
 def merge(score: jax.Array, place: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
