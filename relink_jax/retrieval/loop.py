@@ -48,7 +48,7 @@ def run(work: engine.Engine, wanted: sides.Wanted, limits: Limits, what: str, di
 
     Args:
         limits: of both sides. what: words for the progress bar.
-        directory: where finished parts are kept, and taken up when they are there (one process only); None keeps none.
+        directory: where finished parts are kept, and taken up when they are there; None keeps none.
     Raises: StoreError: parts of another pass in `directory`.
     """
     wanted = work.shaped(wanted)
@@ -113,7 +113,7 @@ def _counted(work: engine.Engine, columns: sides.Studies, wanted: sides.Wanted, 
                     shown.set_postfix_str(f"{100 * rate / peak:.0f}% of the bare product", refresh=False)
             done.append({name: np.concatenate(arrays) for name, arrays in found.items()})
             if parts is not None:
-                parts.write(index, done[-1], np.asarray(state))
+                parts.write(index, done[-1], meshes.to_host(state))
     counts, score, place, settled = (_by_number(work, [part[name] for part in done]) for name in sides.PerImage._fields)
     left = np.flatnonzero(~settled)
     if len(left):

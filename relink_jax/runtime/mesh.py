@@ -72,6 +72,15 @@ def to_host(array: jax.Array) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
+def agreed(value: int) -> int:
+    """Returns what process 0 passes, on every process, once all have come here."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
 def padded(n: int, multiple: int) -> int:
     """Returns the smallest multiple of `multiple` that is at least `n`, and at least `multiple`."""
     return max(1, -(-n // multiple)) * multiple

@@ -153,6 +153,17 @@ def test_constant_embeddings_tie_with_everything(dim):
             assert (found.top_id == [0, 1]).all()
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_near_counts_candidates_within_a_millionth_of_the_threshold(precision):
+    texts = np.array([[0.5], [0.5 + 3e-6], [0.5 + 5e-7], [0.5 - 5e-7], [0.5 - 3e-6], [-1]], np.float32)
+    number = np.arange(6, dtype=np.int32)
+    data = Records(np.ones((1, 1), np.float32), number[:1], texts, number, number, {})
+    found = counts.count(data, mesh=meshes.make_mesh(1), top_k=2, precision=precision)["i2r"]
+    np.testing.assert_array_equal(found.near, [[1, 3, 0]])
+    assert (found.strata["other_patient"].g[0], found.strata["other_patient"].t[0]) == (2, 0)
+    assert found.top_id.tolist() == [[1, 2]]
+
+
 def test_an_unmasked_own_text_would_be_seen(monkeypatch):
     data = records(80, 60, 4, seed=6)
     honest = engine.Engine.batch
