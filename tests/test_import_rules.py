@@ -37,7 +37,8 @@ ONLY_IN = {
 }
 NO_JAX = (
     *("config.py", "settings.py", "errors.py", "cli.py", "cohort/"),
-    *("privacy/accounting.py", "privacy/ledger.py", "audit/metrics.py", "retrieval/expectation.py"),
+    *("privacy/accounting.py", "privacy/ledger.py", "audit/metrics.py"),
+    *("retrieval/expectation.py", "retrieval/pool_law.py", "retrieval/right_patient.py", "retrieval/tiered.py"),
 )
 
 

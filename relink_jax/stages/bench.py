@@ -11,18 +11,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from relink_jax import config as config_lib
 from relink_jax import errors
 from relink_jax.encoders import peers, zoo
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import progress
-from relink_jax.stages import bench_embed, bench_retrieval
+from relink_jax.stages import bench_curve, bench_embed, bench_retrieval
 from relink_jax.store import files
 
-SUBJECTS = ("embed", "retrieval")
+SUBJECTS = ("embed", "retrieval", "curve")
 _ROUNDS, _BATCH = 7, 32
 _CANDIDATES, _DIM, _K = (29296, 43793), (512,), (10,)
+_CURVE = 43793
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +49,12 @@ def run(
     queries: str = "",
     json: str = "",
 ) -> Bench:
-    """Times `embed` or `retrieval`; compilation is not timed.
+    """Times `embed`, `retrieval` or `curve`; compilation is not timed.
 
     Args:
         model, batch: of embed: a packaged or published name (default: the packaged ones), and rows per call.
         candidates, dim, k: of retrieval: sizes, several with commas between. queries: sampled queries (default: a few batches).
+        candidates, queries: of curve: one number each (default: 43,793).
         json: file for the figures; empty writes none.
 
     Raises: UsageError: another subject, an unknown model, sizes that are not positive, or no torch for embed.
@@ -63,6 +66,8 @@ def run(
     n_rounds = _sizes("rounds", rounds, (_ROUNDS,))[0]
     if subject == "embed":
         made = _embed([model] if model else list(config.models), _sizes("batch", batch, (_BATCH,))[0], n_rounds)
+    elif subject == "curve":
+        made = _curve(_sizes("candidates", candidates, (_CURVE,))[0], _sizes("queries", queries, (_CURVE,))[0], n_rounds)
     else:
         cases = itertools.product(_sizes("candidates", candidates, _CANDIDATES), _sizes("dim", dim, _DIM), _sizes("k", k, _K))
         made = _retrieval(list(cases), _sizes("queries", queries, (0,))[0], n_rounds)
@@ -109,6 +114,15 @@ def _retrieval(cases: Sequence[tuple[int, int, int]], queries: int, rounds: int)
             bar.update(1)
     where = f"{_where()}, {rounds} alternating rounds, float32"
     return Bench(bench_retrieval.table(measured, where), {"where": where, "cases": [dataclasses.asdict(case) for case in measured]})
+
+
+def _curve(candidates: int, queries: int, rounds: int) -> Bench:
+    if candidates < 2:
+        raise errors.UsageError(errors.describe("size", "flag --candidates", "at least 2 for a curve", str(candidates)))
+    curves, found = bench_curve.measure(candidates, queries, rounds), bench_curve.errors(candidates)
+    where = f"{_where()}, numpy {np.__version__}, {rounds} rounds"
+    values = {"where": where, "curves": [dataclasses.asdict(row) for row in curves], "errors": [dataclasses.asdict(row) for row in found]}
+    return Bench(bench_curve.table(curves, found, where), values)
 
 
 def _sizes(name: str, text: str, default: tuple[int, ...]) -> tuple[int, ...]:

@@ -91,7 +91,8 @@ TorchScript programs and pickles of whole objects need --trust_pickle and pip in
 --to=hf writes towers and heads back, float32, every tensor of the source, into WORKDIR/export/MODEL/ARM"""
 _BENCH_NOTES = """embed: both sides get random weights of the model's geometry, the same batch and padding, float32, and one thread per CPU, in turns in
 one process; needs torch (pip install 'relink_jax[convert]'), and no checkpoint
-retrieval: the counting pass takes turns with the bare product of its tiles, NumPy, and torch and FAISS where they are installed"""
+retrieval: the counting pass takes turns with the bare product of its tiles, NumPy, and torch and FAISS where they are installed
+curve: Recall@k and MRR at 30 pool sizes of drawn counts, and their largest error against exact integers, up to 10,000,000 candidates"""
 
 
 def _names(names: Iterable[str]) -> str:
@@ -180,20 +181,20 @@ STAGES = {
         needs_workdir=False,
     ),
     "bench": Stage(
-        "print speed as ratios: our towers against torch's, the counting pass against the bare matrix product and its peers",
+        "print speed as ratios: our towers against torch's, the counting pass against the bare matrix product and its peers, the curve over pool sizes",
         (),
         "relink bench retrieval --candidates=43793 --dim=512 --k=10,100",
         (
             Alias("rounds", "", "alternating rounds; medians are compared (default 7)"),
             Alias("model", "", "embed: a packaged model or one of the published names; default the four packaged ones"),
             Alias("batch", "", "embed: images or texts per call (default 32)"),
-            Alias("candidates", "", "retrieval: candidates, several with commas between (default 29296,43793)"),
+            Alias("candidates", "", "retrieval: candidates, several with commas between (default 29296,43793); curve: one number (default 43793)"),
             Alias("dim", "", "retrieval: embedding widths D (default 512)"),
             Alias("k", "", "retrieval: lengths of the top list (default 10)"),
-            Alias("queries", "", "retrieval: queries of the sample (default 2048, or 512 from 100,000 candidates on)"),
+            Alias("queries", "", "retrieval: queries of the sample (default 2048, or 512 from 100,000 candidates on); curve: queries (default 43793)"),
             Alias("json", "", "file for the same figures as JSON"),
         ),
-        positional="embed | retrieval",
+        positional="embed | retrieval | curve",
         needs_workdir=False,
         notes=_BENCH_NOTES,
     ),

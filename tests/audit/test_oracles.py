@@ -9,8 +9,8 @@ import pytest
 from matrices import O1, O7, O7_LABELS, audited, close, integers
 
 from relink_jax.audit import inputs, metrics, monte_carlo, queries, run, strata
-from relink_jax.retrieval import counts, expectation
-from relink_jax.retrieval.counted import LABEL_MATCHED, Records
+from relink_jax.retrieval import counts, expectation, right_patient, tiered
+from relink_jax.retrieval.counted import LABEL_MATCHED, Records, StratumCounts
 from relink_jax.runtime import mesh as meshes
 
 
@@ -146,7 +146,7 @@ def test_o5_right_study_right_patient():
         ahead = ranked[: list(ranked).index(own)]
         strangers = np.cumsum(patient[ahead] != patient[own])
         better = strangers[patient[ahead] == patient[own]].tolist()
-        right.append(expectation.right_patient(4, better, len(ahead) - len(better), 5, 1))
+        right.append(right_patient.recall([4], [len(ahead) - len(better)], better, [0, len(better)], 5, [1])[0, 0])
         assert right[-1] == (patient[ranked[0]] == patient[own])
         study.append(ranked[0] == own)
     assert np.mean(right) == pytest.approx(2 / 5)
@@ -178,9 +178,9 @@ def test_o6_same_patient_as_wrong_and_as_right():
         7: (0, 1),
     }
     for N, values in right.items():
-        for k, value in zip((1, 2), values, strict=True):
-            assert expectation.right_patient(6, [1], 2, N, k) == pytest.approx(float(value), abs=1e-13)
-    assert [expectation.right_patient_chance(6, 2, N) for N in (2, 3, 4, 6, 7)] == pytest.approx([2 / 3, 5 / 9, 1 / 2, 4 / 9, 3 / 7])
+        found = right_patient.recall([6], [2], [1], [0, 1], N, (1, 2))
+        assert found[:, 0] == pytest.approx([float(value) for value in values], abs=1e-13)
+    assert [right_patient.chance(6, 2, N) for N in (2, 3, 4, 6, 7)] == pytest.approx([2 / 3, 5 / 9, 1 / 2, 4 / 9, 3 / 7])
 
 
 def test_o7_matched_pools_beside_random_pools_on_the_same_queries():
@@ -204,7 +204,7 @@ def test_o7_matched_pools_beside_random_pools_on_the_same_queries():
 def test_o7_label_only_attacker_is_everything_matched_tied():
     result = audited(O7, "uvwxyz", labels=O7_LABELS)
     M, K = result.counts["i2r", "other_patient"]["M"], result.counts["i2r", "label_matched"]["M"]
-    by_size = [expectation.pool_metrics(M, 0 * K, K, N, [1])["recall@1"].expected for N in (2, 3, 6)]
+    by_size = [expectation.label_only(M, K, N, [1])["recall@1"] for N in (2, 3, 6)]
     np.testing.assert_allclose(by_size[0], [4 / 5, 4 / 5, 9 / 10, 4 / 5, 9 / 10, 1])
     assert [one.mean() for one in by_size] == pytest.approx([13 / 15, 3 / 4, 1 / 2])
     for n, found in zip((1, 2, 5), by_size, strict=True):
@@ -214,12 +214,13 @@ def test_o7_label_only_attacker_is_everything_matched_tied():
 
 def test_o7_pools_filled_up_from_unmatched_studies():
     result = audited(O7, "uvwxyz", labels=O7_LABELS)
-    matched, everyone = (np.stack(list(result.counts["i2r", name].values()), axis=1) for name in ("label_matched", "other_patient"))
-    tiers = [(tuple(near), tuple(rest)) for near, rest in zip(matched.tolist(), (everyone - matched).tolist(), strict=True)]
-    filled = [expectation.tiered_recall(*pair, 3, 1) for pair in tiers]
+    counted = result.counts["i2r", "label_matched"], result.counts["i2r", "other_patient"]
+    matched = StratumCounts(*counted[0].values())
+    rest = StratumCounts(*(everyone - near for near, everyone in zip(*(one.values() for one in counted), strict=True)))
+    filled = tiered.recall(matched, rest, 3, [1])[0]
     assert filled == pytest.approx([1, 0, 0, 0, 0, 1])
-    assert np.mean(filled) == pytest.approx(1 / 3)
-    assert np.mean([expectation.tiered_recall(*pair, 6, 1) for pair in tiers]) == pytest.approx(result.recall(1))
+    assert filled.mean() == pytest.approx(1 / 3)
+    assert tiered.recall(matched, rest, 6, [1]).mean() == pytest.approx(result.recall(1))
 
 
 def test_o7b_label_codes():

@@ -1,6 +1,8 @@
 """Closed forms against exact fractions, subset enumeration and their own properties."""
 
+import dataclasses
 import itertools
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from relink_jax import errors
 from relink_jax.retrieval import expectation
+from relink_jax.stages import bench_curve
 
 
 def one(M, g, t, n, k):
@@ -83,8 +86,6 @@ def test_large_universe_with_ties():
 
 def test_relative_accuracy_against_integers():
     M, n = 2000, 700
-    import math
-
     for g, t, k in [(0, 0, 1), (3, 40, 2), (60, 7, 5), (1295, 4, 3), (1500, 200, 90)]:
         total = math.comb(M, n)
         wins = sum(math.comb(g + u, j) * math.comb(M - g - u, n - j) for u in range(t + 1) for j in range(min(k, g + u + 1)))
@@ -158,33 +159,62 @@ def test_median_rank_by_weight():
         expectation.median_rank(M, g, t, None, np.zeros(4))
 
 
-def test_right_patient_equals_enumeration():
-    for order in ("npnTn", "pnpnTpn", "nppTnn", "Tpn", "nnT"):
-        truth = order.index("T")
-        better = [order[:place].count("n") for place in range(truth) if order[place] == "p"]
-        others = [place for place in range(len(order)) if place != truth]
-        for N, k in itertools.product(range(2, len(order) + 1), (1, 2, 3)):
-            pools = [sorted([truth, *pool]) for pool in itertools.combinations(others, N - 1)]
-            share = np.mean([any(order[place] in "pT" for place in pool[:k]) for pool in pools])
-            got = expectation.right_patient(len(others), better, order[:truth].count("n"), N, k)
-            assert got == pytest.approx(share, abs=1e-13)
+def test_a_label_only_attacker_is_everything_of_the_code_tied_at_the_top():
+    """The Recall@1 formula, and enumeration for the other k and MRR."""
+    for M, same, n in itertools.product((6,), range(7), range(1, 7)):
+        found = expectation.label_only(np.array([M]), np.array([same]), n + 1, [1, 2, 3])
+        first = Fraction(M + 1, (n + 1) * (same + 1)) * (1 - Fraction(math.comb(M - same, n + 1), math.comb(M + 1, n + 1)))
+        assert found["recall@1"][0] == pytest.approx(float(first), abs=1e-13)
+        for k in (1, 2, 3):
+            recall, mrr = enumerate_pool(M, 0, same, n, k)
+            assert found[f"recall@{k}"][0] == pytest.approx(float(recall), abs=1e-13)
+        assert found["mrr"][0] == pytest.approx(float(mrr), abs=1e-13)
 
 
-def test_tiers_equal_enumeration_and_one_tier():
-    for near, rest in [((2, 1, 0), (4, 1, 2)), ((3, 0, 2), (3, 1, 1)), ((1, 0, 1), (5, 2, 3)), ((0, 0, 0), (4, 1, 1)), ((4, 1, 2), (2, 0, 2))]:
-        kinds = [["above"] * g + ["tied"] * t + ["below"] * (M - g - t) for M, g, t in (near, rest)]
-        for N, k in itertools.product(range(2, near[0] + rest[0] + 2), (1, 2, 3, 5)):
-            drawn = min(N - 1, near[0])
-            hits = []
-            for first, second in itertools.product(itertools.combinations(kinds[0], drawn), itertools.combinations(kinds[1], N - 1 - drawn)):
-                above, tied = ((first + second).count(kind) for kind in ("above", "tied"))
-                hits.append(np.clip(k - above, 0, tied + 1) / (tied + 1))
-            assert expectation.tiered_recall(near, rest, N, k) == pytest.approx(np.mean(hits), abs=1e-13)
-    assert expectation.tiered_recall((0, 0, 0), (50, 6, 3), 20, 2) == pytest.approx(one(50, 6, 3, 19, 2)[0].expected[0], rel=1e-12)
-    with pytest.raises(errors.DataError, match="pool size in expected metrics: expected 2 to 6"):
-        expectation.tiered_recall((2, 0, 0), (3, 0, 0), 7, 1)
-    with pytest.raises(errors.DataError, match=r"g \+ t <= M"):
-        expectation.tiered_recall((0, 1, 0), (5, 0, 0), 3, 1)
+def test_a_query_does_not_depend_on_the_others():
+    """Pairs of M and K are evaluated once and handed out; the order, the company and the other k change nothing."""
+    generator = np.random.default_rng(0)
+    M = generator.integers(40, 400, 300)
+    g = (M * generator.beta(0.4, 2, 300)).astype(int)
+    t = np.where(generator.random(300) < 0.5, 0, generator.integers(0, M - g + 1))
+    order = generator.permutation(300)
+    for size in (2, 30, None):
+        found = expectation.pool_metrics(M, g, t, size, [1, 7, 60])
+        moved = expectation.pool_metrics(M[order], g[order], t[order], size, [60, 1])
+        for name in ("recall@1", "recall@60", "mrr"):
+            assert (found[name].optimistic >= found[name].expected).all()
+            assert (found[name].expected >= found[name].pessimistic).all()
+            for one_way, other in zip(dataclasses.astuple(found[name]), dataclasses.astuple(moved[name]), strict=True):
+                np.testing.assert_allclose(one_way[order], other, rtol=0, atol=1e-12)
+        alone = [expectation.pool_metrics(M[[q]], g[[q]], t[[q]], size, [7])["recall@7"].expected[0] for q in range(40)]
+        np.testing.assert_allclose(found["recall@7"].expected[:40], alone, rtol=0, atol=1e-12)
+    assert expectation.pool_metrics(M[:0], g[:0], t[:0], 5, [1])["recall@1"].expected.shape == (0,)
+
+
+@pytest.mark.parametrize("M", [43792, 406240, 10**7])
+def test_ties_at_large_sizes_against_the_sum_over_them(M):
+    """Short ties take the middle of the bounds, long ones the identity; here both are summed one by one in whole numbers."""
+    spans = 0
+    for n, k in ((1, 1), (60, 5), (3000, 50), (M // 3, 10), (M - 1, 1000)):
+        for mean, t in ((5e-5, 1), (1, 25), (k, 9)):
+            g = min(int(mean * M / n), M - t)
+            (recall, mrr), laws = one(M, g, t, n, k), [bench_curve.exact_law(M, g + u, n, k) for u in range(t + 1)]
+            assert recall.expected[0] == pytest.approx(math.fsum(sum(law) / total for law, total in laws) / (t + 1), abs=1e-9)
+            assert mrr.expected[0] == pytest.approx(math.fsum(mean_reciprocal(M, g + u, n, *law) for u, law in enumerate(laws)) / (t + 1), abs=1e-9)
+            spans += t * n > 1e-4 * M
+    assert 0 < spans < 15
+
+
+@pytest.mark.parametrize("K", [0, 1, 31, 33, 200])
+def test_reciprocal_ranks_where_next_to_nothing_is_drawn(K):
+    M, n = 10**7, 31
+    law, total = bench_curve.exact_law(M, K, n, 1)
+    assert one(M, K, 0, n, 1)[1].expected[0] == pytest.approx(mean_reciprocal(M, K, n, law, total), abs=1e-10)
+
+
+def mean_reciprocal(M, K, n, law, total):
+    """Returns E 1 / (1 + X) in whole numbers from P(X = 0), the first of a law."""
+    return ((M + 1) * total - law[0] * max(M - K - n, 0)) / ((n + 1) * (K + 1) * total)
 
 
 def test_refuses_impossible_pools_and_counts():

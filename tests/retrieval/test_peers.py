@@ -82,4 +82,4 @@ def test_what_cannot_be_measured_is_one_sentence(capsys, words, told):
 
 
 def test_subjects_are_those_of_the_help():
-    assert bench.SUBJECTS == ("embed", "retrieval")
+    assert bench.SUBJECTS == ("embed", "retrieval", "curve")
