@@ -111,12 +111,26 @@ def units(draw, *shape):
 def test_side_by_side_vectors_are_unit_and_their_products_the_mean_of_the_members(count):
     draw = np.random.default_rng(count)
     images, texts = [units(draw, 30, 6) for _ in range(count)], [units(draw, 20, 6) for _ in range(count)]
-    joint = [ensembles.side_by_side(iter(parts), count) for parts in (images, texts)]
-    assert [(part.shape, part.dtype) for part in joint] == [((30, 6 * count), np.float32), ((20, 6 * count), np.float32)]
+    made = [ensembles.SideBySide(iter(parts)) for parts in (images, texts)]
+    joint = [part[:] for part in made]
+    for parts in (made, joint):
+        assert [(part.shape, part.dtype) for part in parts] == [((30, 6 * count), np.float32), ((20, 6 * count), np.float32)]
     for part in joint:
         np.testing.assert_allclose(np.linalg.norm(part.astype(np.float64), axis=1), 1, atol=1e-6)
     mean = np.mean([one.astype(np.float64) @ other.astype(np.float64).T for one, other in zip(images, texts, strict=True)], axis=0)
     np.testing.assert_allclose(joint[0].astype(np.float64) @ joint[1].astype(np.float64).T, mean, atol=1e-6)
+
+
+def test_an_ensemble_is_written_a_shard_at_a_time(tmp_path):
+    class Seen(np.ndarray):
+        def __getitem__(self, index):
+            asked.append(index)
+            return np.asarray(super().__getitem__(index))
+
+    asked, parts = [], [units(np.random.default_rng(seed), 11, 3) for seed in range(2)]
+    shards.write_all(tmp_path / "s", {"embeddings": ensembles.SideBySide(part.view(Seen) for part in parts)}, 4, {})
+    assert asked == [part for part in (slice(0, 4), slice(4, 8), slice(8, 11)) for _ in parts]
+    np.testing.assert_array_equal(shards.read(tmp_path / "s")["embeddings"], np.hstack(parts) / np.float32(np.sqrt(2)))
 
 
 def test_an_audit_counts_what_the_mean_similarities_say():
@@ -127,7 +141,7 @@ def test_an_audit_counts_what_the_mean_similarities_say():
     images = [part + 0.8 * units(draw, studies, 6) for part in texts]
     images = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in images]
     patient = np.arange(studies) // 2
-    joint = {name: ensembles.side_by_side(iter(parts), count) for name, parts in (("images", images), ("texts", texts))}
+    joint = {name: ensembles.SideBySide(parts)[:] for name, parts in (("images", images), ("texts", texts))}
     found = relink_jax.audit(**joint, image_study=range(studies), text_study=range(studies), patient=patient.tolist(), bootstrap_replicates=100)
     mean = np.mean([one.astype(np.float64) @ other.astype(np.float64).T for one, other in zip(images, texts, strict=True)], axis=0)
     for direction, scores in (("i2r", mean), ("r2i", mean.T)):

@@ -143,7 +143,7 @@ def _paired_layout(root: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
 def _joined(folder: str, parts: list[np.ndarray]) -> np.ndarray:
     """Returns the rows of all parts; refuses parts that are not [rows, D] numbers of one D."""
     for part in parts:
-        inputs.real_numbers(f"folder {folder!r}", part)
+        inputs.real_array(f"folder {folder!r}", part)
     if len({part.shape[1:] for part in parts}) > 1 or parts[0].ndim != 2:
         shapes = " and ".join(str(list(shape)) for shape in sorted({part.shape for part in parts})[:2])
         raise errors.DataError(errors.describe("wrong shape", f"folder {folder!r}", "[rows, dims] arrays of equal dims", shapes))

@@ -5,6 +5,7 @@ how many rows are wrong. Ids themselves never appear in messages, nor in results
 """
 
 import dataclasses
+import functools
 import numbers
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from typing import Any
@@ -14,7 +15,9 @@ import numpy as np
 from relink_jax import errors
 from relink_jax.audit import strata
 from relink_jax.retrieval import unique
+from relink_jax.store.rows import Rows, RowSource, blocks, select
 
+_PROBLEMS = (("non-finite embedding", "finite numbers"), ("zero embedding", "rows of norm above 0"), ("embedding out of range", "rows that fit float32"))
 _PRODUCTS = (1e-30, 1e38)  # of the largest norms of both sides, within which float32 inner products neither vanish nor overflow
 
 
@@ -31,9 +34,9 @@ class AuditInputs:
         image_key, study_key, patient_key: pseudonyms written to results, object arrays [Q], [S], [P].
     """
 
-    images: np.ndarray
+    images: RowSource
     image_study: np.ndarray
-    texts: np.ndarray
+    texts: RowSource
     study_text: np.ndarray
     study_patient: np.ndarray
     study_labels: np.ndarray | None
@@ -71,7 +74,8 @@ def prepare(
     """Returns validated inputs from arrays and ids of any hashable kind.
 
     Args:
-        images: [Q, D] image embeddings. texts: [S, D] report embeddings, one row per study.
+        images: [Q, D] image embeddings. texts: [S, D] report embeddings, one row per study. `Rows` of a store are checked and
+            scaled whenever they are read: the texts here, to find equal ones, and the images not before they are counted.
         image_study: [Q] study id of each image. text_study: [S] study id of each report, without repeats.
         patient: [S] patient id of each report's study.
         labels: [S, 14] CheXpert states 1, 0, -1 in the order of `strata.LABELS`; -2, NaN or None is blank. A row all NaN is a
@@ -92,7 +96,8 @@ def prepare(
     image_rows, text_rows = _embeddings("images", images, normalize), _embeddings("texts", texts, normalize)
     if image_rows.shape[1] != text_rows.shape[1]:
         raise errors.DataError(errors.describe("dims differ", "argument 'texts'", f"{image_rows.shape[1]} columns, as in 'images'", f"{text_rows.shape[1]}"))
-    _check_magnitudes(image_rows, text_rows)
+    if not normalize:
+        _check_magnitudes(image_rows, text_rows)
     n_images, n_studies = len(image_rows), len(text_rows)
     study_ids = _ids("text_study", text_study, n_studies, "texts")
     patients = _ids("patient", patient, n_studies, "texts")
@@ -126,13 +131,19 @@ def prepare(
         _keys(names if keep_ids else None, size)
         for names, size in ((image_names, n_images), (study_ids, n_studies), (list(patient_number), len(patient_number)))
     ]
-    return AuditInputs(image_rows, joined.astype(np.int32), text_rows[first], text_group, study_patient, states, labelled, *keys)
+    return AuditInputs(image_rows, joined.astype(np.int32), select(text_rows, first), text_group, study_patient, states, labelled, *keys)
 
 
 def real_numbers(where: str, values: Any, expected: str = "an array of real numbers") -> np.ndarray:
-    """Returns `values` as float64, after refusing what NumPy would turn into numbers unasked: text, complex numbers, dates, masks.
+    """Returns `values` as float64; raises what `real_array` does. None is NaN."""
+    return real_array(where, values, expected).astype(np.float64)
 
-    None is NaN. Raises: DataError: anything but real numbers; `where` names it, such as "argument 'images'".
+
+def real_array(where: str, values: Any, expected: str = "an array of real numbers") -> np.ndarray:
+    """Returns `values` as an array of integers, booleans or floats, after refusing what NumPy would turn into numbers unasked: text, complex numbers,
+    dates, masks.
+
+    Raises: DataError: anything but real numbers; `where` names it, such as "argument 'images'".
     """
     kind, real = type(values).__name__, False
     try:
@@ -142,41 +153,69 @@ def real_numbers(where: str, values: Any, expected: str = "an array of real numb
         else:
             real, kind = array.dtype.kind not in "USMmc", f"{array.dtype} values"
         if real and not np.ma.is_masked(values):
-            return array.astype(np.float64)
+            return array if array.dtype.kind in "biuf" else array.astype(np.float64)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise errors.DataError(errors.describe("wrong type", where, expected, kind)) from error
     raise errors.DataError(errors.describe("wrong type", where, expected, "masked values" if real else kind))
 
 
-def _embeddings(name: str, values: Any, normalize: bool) -> np.ndarray:
-    """Returns finite, non-zero float32 rows [n, D]; negative zeros become zeros, so that equal rows have equal bytes."""
+def _embeddings(name: str, values: Any, normalize: bool) -> RowSource:
+    """Returns finite, non-zero float32 rows [n, D]: an array of them, or `Rows` that are made so, or refused, when they are read."""
     where = f"argument {name!r}"
-    wide = real_numbers(where, values)
-    if wide.ndim != 2 or 0 in wide.shape:
-        raise errors.DataError(errors.describe("wrong shape", where, "a non-empty [rows, dims] array", str(list(wide.shape))))
+    given = values if isinstance(values, Rows) else real_array(where, values)
+    if len(given.shape) != 2 or 0 in given.shape:
+        raise errors.DataError(errors.describe("wrong shape", where, "a non-empty [rows, dims] array", str(list(given.shape))))
+    if isinstance(given, Rows):
+        return dataclasses.replace(given, change=functools.partial(_as_read, where, given, normalize))
+    scaled, problem = np.empty(given.shape, np.float32), np.empty(len(given), np.int8)
+    for part in blocks(given):
+        scaled[part], problem[part] = _scaled(given[part], normalize)
+    _refuse(where, problem)
+    return scaled
+
+
+def _as_read(where: str, every: Rows, normalize: bool, rows: np.ndarray) -> np.ndarray:
+    """Returns `rows`, some of `every`, as `_scaled` does; when one of them is wrong, reads all to say how many are."""
+    scaled, problem = _scaled(rows, normalize)
+    if problem.any():
+        _refuse(where, np.concatenate([_scaled(every[part], normalize)[1] for part in blocks(every)]))
+    return scaled
+
+
+def _scaled(rows: np.ndarray, normalize: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (float32 rows [n, D], of unit norm if asked; number of what is wrong with each, from 1 in `_PROBLEMS`, 0 for nothing).
+
+    Negative zeros become zeros, so that equal rows have equal bytes.
+    """
+    wide = rows.astype(np.float64)
     finite = np.isfinite(wide).all(axis=1)
-    if not finite.all():
-        raise errors.DataError(errors.describe("non-finite embedding", where, "finite numbers", _rows(~finite)))
-    with np.errstate(over="ignore"):
-        norms = np.sqrt(np.einsum("nd,nd->n", wide, wide))
-    if not norms.all():
-        raise errors.DataError(errors.describe("zero embedding", where, "rows of norm above 0", _rows(norms == 0)))
-    if normalize:
-        wide /= norms[:, None]
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        norms = _norms(wide)
+        if normalize:
+            wide /= norms[:, None]
         narrow = wide.astype(np.float32) + np.float32(0)
     fits = np.isfinite(narrow).all(axis=1) & narrow.any(axis=1)
-    if not fits.all():
-        raise errors.DataError(errors.describe("embedding out of range", where, "rows that fit float32", _rows(~fits)))
-    return narrow
+    return narrow, np.select([~finite, norms == 0, ~fits], [1, 2, 3], 0)
 
 
-def _check_magnitudes(images: np.ndarray, texts: np.ndarray) -> None:
+def _refuse(where: str, problem: np.ndarray) -> None:
+    """Raises `DataError` for the first of `_PROBLEMS` that a row has, if any has one."""
+    if problem.any():
+        worst = problem[problem > 0].min()
+        what, expected = _PROBLEMS[worst - 1]
+        raise errors.DataError(errors.describe(what, where, expected, _rows(problem == worst)))
+
+
+def _check_magnitudes(images: RowSource, texts: RowSource) -> None:
     """Raises `DataError` where float32 scores of rows taken as they are could overflow, or all vanish."""
-    largest = [float(np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64).max())) for rows in (images, texts)]
+    largest = [max(_norms(source[part].astype(np.float64)).max() for part in blocks(source)) for source in (images, texts)]
     if not _PRODUCTS[0] <= largest[0] * largest[1] <= _PRODUCTS[1]:
         expected = f"largest norms with a product in [{_PRODUCTS[0]:g}, {_PRODUCTS[1]:g}], or normalize=True"
         raise errors.DataError(errors.describe("magnitudes", "arguments 'images' and 'texts'", expected, f"{largest[0]:.3g} and {largest[1]:.3g}"))
+
+
+def _norms(wide: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("nd,nd->n", wide, wide))
 
 
 def _ids(name: str, values: Any, n: int, owner: str) -> list[Hashable]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from relink_jax.store.rows import RowSource
+
 I2R, R2I = "i2r", "r2i"
 OTHER_PATIENT, LABEL_MATCHED = "other_patient", "label_matched"
 
@@ -23,9 +25,9 @@ class Records:
         block: int32 [S], jackknife block of each study and of its images, 0 .. J-1; None counts no blocks.
     """
 
-    images: np.ndarray
+    images: RowSource
     image_study: np.ndarray
-    texts: np.ndarray
+    texts: RowSource
     study_text: np.ndarray
     exclusion: np.ndarray
     codes: Mapping[str, np.ndarray]

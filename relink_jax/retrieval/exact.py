@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from relink_jax.retrieval import engine, limits, loop, sides
 from relink_jax.retrieval.counted import Records
 from relink_jax.retrieval.layout import Layout
+from relink_jax.store.rows import select
 
 Lists = tuple[np.ndarray, np.ndarray]  # numbers int32 and scores float32 [n, k] of the best candidates
 
@@ -87,7 +88,7 @@ def by_study(records: Records, best_image: np.ndarray, studies: np.ndarray) -> R
     """
     of_image = records.image_study
     return Records(
-        records.texts[records.study_text[studies]],
+        select(records.texts, records.study_text[studies]),
         best_image[studies],
         records.images,
         np.arange(len(of_image), dtype=np.int32),
@@ -99,4 +100,4 @@ def by_study(records: Records, best_image: np.ndarray, studies: np.ndarray) -> R
 
 def some(records: Records, rows: np.ndarray) -> Records:
     """Returns the records of images `rows` alone, among all studies."""
-    return dataclasses.replace(records, images=records.images[rows], image_study=records.image_study[rows])
+    return dataclasses.replace(records, images=select(records.images, rows), image_study=records.image_study[rows])

@@ -11,7 +11,6 @@ import concurrent.futures
 import dataclasses
 import os
 import pathlib
-from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -19,6 +18,7 @@ from jax.sharding import Mesh
 from relink_jax.retrieval import engine, exact, limits, loop, product, sides, tally
 from relink_jax.retrieval.counted import Records
 from relink_jax.retrieval.layout import Layout
+from relink_jax.store.rows import RowSource
 
 INSIDE = 256  # candidates inside a query's band that are scored again
 _CHUNK = 1 << 22  # numbers gathered at a time and thread
@@ -118,7 +118,7 @@ class Pass:
         return ids_out, best
 
 
-def exact_scores(queries: Any, candidates: Any, ids: np.ndarray) -> np.ndarray:
+def exact_scores(queries: RowSource, candidates: RowSource, ids: np.ndarray) -> np.ndarray:
     """Returns float64 scores [n, K] of queries [n, D] against candidates `ids` int [n, K]; -inf where an id is negative.
 
     Products of float32 numbers are exact in float64, and every score is added in one order, so equal rows have equal scores.

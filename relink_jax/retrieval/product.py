@@ -22,13 +22,13 @@ from jax.sharding import Mesh, PartitionSpec
 
 from relink_jax import errors
 from relink_jax.runtime import mesh as meshes
+from relink_jax.store.rows import RowSource, blocks
 
 FLOAT32, BF16X3, TF32, BF16 = "float32", "bf16x3", "tf32", "bf16"
 PRECISIONS = (FLOAT32, BF16X3, TF32, BF16)
 _TF32_BITS = 13  # of float32's 23 fraction bits that tf32 drops
 _ADDITION = 2.0**-23  # relative error of one float32 addition, rounded in any way
 _LEAST = 4e-6  # bands are at least this wide, so that they hold the interval of `tally.DELTA` too
-_ROWS = 1 << 14
 
 
 def check(precision: str, mesh: Mesh) -> None:
@@ -81,7 +81,7 @@ def product(left: jax.Array, right: jax.Array, precision: str = FLOAT32) -> jax.
     return lax.dot_general(left, right, (((1,), (0,)), ((), ())), precision=how, preferred_element_type=jnp.float32)
 
 
-def band(queries: np.ndarray, candidates: tuple[float, float, float], precision: str) -> np.ndarray:
+def band(queries: RowSource, candidates: tuple[float, float, float], precision: str) -> np.ndarray:
     """Returns a bound of |score of `product` - exact score| of each query against every candidate, float64 [n].
 
     With x = x' + r the rounding of a row, |x.y - x'.y'| <= |r_x| |y| + |x'| |r_y|, and float32 sums of w products in any order add at most
@@ -96,20 +96,20 @@ def band(queries: np.ndarray, candidates: tuple[float, float, float], precision:
     return np.maximum(rest * largest + (norm + rest) * residual + low * largest_low + additions, _LEAST)
 
 
-def extent(rows: np.ndarray, precision: str) -> tuple[float, float, float]:
+def extent(rows: RowSource, precision: str) -> tuple[float, float, float]:
     """Returns the largest norm of rows [n, D], of what rounding leaves of them, and of their low halves; for `band`."""
     norm, rest, low = (float(part.max(initial=0.0)) for part in _norms(rows, precision))
     return norm, rest, low
 
 
-def _norms(rows: np.ndarray, precision: str) -> np.ndarray:
+def _norms(rows: RowSource, precision: str) -> np.ndarray:
     """Returns float64 [3, n]: norms of rows, of what encoding leaves of them, and of their low halves (0 but for bf16x3)."""
     out = np.zeros((3, len(rows)))
-    for first in range(0, len(rows), _ROWS):
-        part = rows[first : first + _ROWS].astype(np.float64)
+    for block in blocks(rows):
+        part = rows[block].astype(np.float64)
         high = _rounded(part.astype(np.float32), precision).astype(np.float64)
         low = _rounded((part - high).astype(np.float32), precision).astype(np.float64) if precision == BF16X3 else np.zeros_like(high)
-        out[:, first : first + len(part)] = [np.sqrt(np.einsum("nd,nd->n", one, one)) for one in (part, part - high - low, low)]
+        out[:, block] = [np.sqrt(np.einsum("nd,nd->n", one, one)) for one in (part, part - high - low, low)]
     return out
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from relink_jax import errors
 from relink_jax.retrieval.counted import I2R, OTHER_PATIENT, DirectionCounts, Records
+from relink_jax.store.rows import RowSource, blocks
 
 TOLERANCE = 1e-6
 
@@ -21,9 +22,10 @@ def recheck(records: Records, counted: dict[str, DirectionCounts], *, n_queries:
     generator = np.random.default_rng(seed)
     queries = checked = identical = near = 0
     for direction, found in counted.items():
-        for row in generator.permutation(len(found.query))[:n_queries]:
+        rows = generator.permutation(len(found.query))[:n_queries]
+        for row, scores in zip(rows, _scores(records, direction, found.query[rows]), strict=True):
             queries += 1
-            for name, (size, greater, tied, low, high) in _recount(records, direction, int(found.query[row])).items():
+            for name, (size, greater, tied, low, high) in _recount(records, direction, int(found.query[row]), scores).items():
                 stratum = found.strata[name]
                 M, g, t = int(stratum.M[row]), int(stratum.g[row]), int(stratum.t[row])
                 checked, near, identical = checked + 1, near + high - low, identical + ((g, t) == (greater, tied))
@@ -36,17 +38,26 @@ def recheck(records: Records, counted: dict[str, DirectionCounts], *, n_queries:
     return {"queries": queries, "strata_checked": checked, "identical": identical, "near_threshold_candidates": near, "tolerance": TOLERANCE}
 
 
-def _recount(records: Records, direction: str, query: int) -> dict[str, tuple[int, int, int, int, int]]:
-    """Returns {stratum: (M, g, t, surely greater, not surely below)} of one query, from float64 scores."""
+def _scores(records: Records, direction: str, queries: np.ndarray) -> np.ndarray:
+    """Returns the scores of every text (i2r) or image for queries [K], float64 [K, U] or [K, Q], from a block of candidates at a time."""
+    candidates: RowSource = records.texts if direction == I2R else records.images
+    asked = records.images[queries] if direction == I2R else records.texts[records.study_text[queries]]
+    scores = np.empty((len(queries), len(candidates)))
+    for part in blocks(candidates):
+        wide = candidates[part].astype(np.float64)
+        for row, vector in zip(scores, asked.astype(np.float64), strict=True):
+            row[part] = wide @ vector
+    return scores
+
+
+def _recount(records: Records, direction: str, query: int, scores: np.ndarray) -> dict[str, tuple[int, int, int, int, int]]:
+    """Returns {stratum: (M, g, t, surely greater, not surely below)} of one query, from its row of `_scores`."""
     if direction == I2R:
         study = int(records.image_study[query])
-        per_text = records.texts.astype(np.float64) @ records.images[query].astype(np.float64)
-        scores, candidates, exact = per_text[records.study_text], np.arange(len(records.study_text)), records.study_text == records.study_text[study]
-        truth = per_text[records.study_text[study]]
+        truth = scores[records.study_text[study]]
+        scores, candidates, exact = scores[records.study_text], np.arange(len(records.study_text)), records.study_text == records.study_text[study]
     else:
-        study = query
-        scores = records.images.astype(np.float64) @ records.texts[records.study_text[study]].astype(np.float64)
-        candidates, exact = records.image_study, np.zeros(len(scores), bool)
+        study, candidates, exact = query, records.image_study, np.zeros(len(scores), bool)
         truth = scores[records.image_study == study].max()
     tolerance = TOLERANCE * max(1.0, float(np.abs(scores).max()))
     eligible = records.exclusion[candidates] != records.exclusion[study]

@@ -20,6 +20,7 @@ from relink_jax.runtime import provenance
 from relink_jax.stages import context, ensembles
 from relink_jax.store import checkpoints, digests, files, shards
 from relink_jax.store import workdir as workdir_lib
+from relink_jax.store.rows import RowSource, select
 
 NO_HEAD = "none"
 
@@ -136,12 +137,12 @@ def _audit(config: config_lib.RunConfig, prepared: inputs_lib.AuditInputs, mesh:
     )
 
 
-def _inputs(cohort: schema.Cohort, chosen: schema.Selection, images: np.ndarray, texts: np.ndarray) -> inputs_lib.AuditInputs:
+def _inputs(cohort: schema.Cohort, chosen: schema.Selection, images: RowSource, texts: RowSource) -> inputs_lib.AuditInputs:
     """Returns one evaluation set's inputs, joined by study number; the ids are the workdir's keyed pseudonyms."""
     studies = chosen.studies
     return inputs_lib.prepare(
-        images=images[chosen.images],
-        texts=texts[cohort.study_text[studies]],
+        images=select(images, chosen.images),
+        texts=select(texts, cohort.study_text[studies]),
         image_study=cohort.study_key[cohort.image_study[chosen.images]],
         text_study=cohort.study_key[studies],
         patient=cohort.patient_key[cohort.study_patient[studies]],

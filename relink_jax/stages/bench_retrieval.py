@@ -66,7 +66,7 @@ def measure(candidates: int, dim: int, k: int, queries: int, rounds: int) -> Cas
     block = (data.exclusion.astype(np.int64) * BLOCKS // (data.exclusion[-1] + 1)).astype(np.int32)
     every = probe.placed(dataclasses.replace(data, codes=strata, block=block), mesh, sides.Wanted(codes=3, near=False, studies=True, k=k))
     calls["everything"], scale["everything"] = every.call, plain.flop / every.flop
-    task = peers.Task(data.images, data.texts, data.image_study, data.exclusion, data.codes[LABEL_MATCHED], k)
+    task = peers.Task(np.asarray(data.images), np.asarray(data.texts), data.image_study, data.exclusion, data.codes[LABEL_MATCHED], k)
     for name, make in _PEERS.items():
         try:
             calls[name], scale[name] = make(task), plain.flop / (2 * queries * candidates * dim)

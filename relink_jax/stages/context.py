@@ -20,6 +20,7 @@ from relink_jax.runtime import progress
 from relink_jax.stages import ensembles
 from relink_jax.store import digests, shards
 from relink_jax.store import workdir as workdir_lib
+from relink_jax.store.rows import Rows, RowSource
 
 NOISE_ONLY = "noise_only"
 SIDES = {"image": "images", "text": "texts"}  # heads, and what they project
@@ -260,12 +261,12 @@ def features_digest(found: workdir_lib.Workdir, model: str, what: str) -> str:
     return every[0] if len(every) == 1 else digests.value_digest(every)
 
 
-def embeddings(found: workdir_lib.Workdir, model: str, arm: str, shard_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns unit-norm (images [I, D], unique texts [U, D]) of one arm, projecting and storing them on first use.
+def embeddings(found: workdir_lib.Workdir, model: str, arm: str, shard_rows: int) -> tuple[Rows, Rows]:
+    """Returns unit-norm (images [I, D], unique texts [U, D]) of one arm, projecting and storing them on first use; they are read when asked for.
 
     An ensemble's are its members' side by side over the root of their number, see `ensembles`.
 
-    Raises: StoreError: missing features or heads, or stored embeddings of other heads.
+    Raises: StoreError: missing features or heads, or stored embeddings of other heads; on reading, see `shards.mapped`.
     """
     for one in _encoders(found, model):
         for what in SIDES.values():
@@ -274,11 +275,11 @@ def embeddings(found: workdir_lib.Workdir, model: str, arm: str, shard_rows: int
     return images, texts
 
 
-def _embedded(found: workdir_lib.Workdir, model: str, arm: str, side: str, shard_rows: int) -> np.ndarray:
+def _embedded(found: workdir_lib.Workdir, model: str, arm: str, side: str, shard_rows: int) -> Rows:
     """Returns what `embeddings` does of one side."""
     what, ensemble = SIDES[side], ensembles.load(found, model)
     directory, identity = found.embeddings(model, arm, what), {"features": features_digest(found, model, what)}
-    made: Callable[[], np.ndarray]
+    made: Callable[[], RowSource]
     if ensemble is None:
         loaded, card, _ = load_arm(found, model, arm)
         identity |= {"heads": card["heads_sha256"]}
@@ -286,7 +287,7 @@ def _embedded(found: workdir_lib.Workdir, model: str, arm: str, side: str, shard
     else:
         identity |= {"heads": ensemble.digest("heads_sha256"), "rule": ensembles.RULE}
         parts = (_embedded(found, one, arm, side, shard_rows) for one in ensemble.members)
-        made = functools.partial(ensembles.side_by_side, parts, len(ensemble.members))
+        made = functools.partial(ensembles.SideBySide, parts)
     if not shards.finished(directory):
         projected = made()
         shards.write_all(directory, {"embeddings": projected, "index": np.arange(len(projected), dtype=np.int32)}, shard_rows, identity)
@@ -294,7 +295,7 @@ def _embedded(found: workdir_lib.Workdir, model: str, arm: str, side: str, shard
         raise errors.StoreError(
             errors.describe("stale embeddings", f"embeddings of arm {arm!r}", "the digests of its features and heads", "others; use a fresh workdir")
         )
-    return shards.read(directory)["embeddings"]
+    return shards.mapped(directory, "embeddings")
 
 
 def _encoders(found: workdir_lib.Workdir, model: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from relink_jax import errors
 from relink_jax.runtime import progress
 from relink_jax.store import checkpoints, digests, files
 from relink_jax.store import workdir as workdir_lib
+from relink_jax.store.rows import RowSource
 
 RULE = "mean of cosine similarities"
 FILE = "ensemble.json"
@@ -122,15 +123,27 @@ def refuse(found: workdir_lib.Workdir, model: str, done: str, flag: str) -> None
         raise errors.UsageError(errors.describe(f"ensemble that cannot be {done}", f"model {model!r}", expected, "the ensemble itself"))
 
 
-def side_by_side(parts: Iterable[np.ndarray], count: int) -> np.ndarray:
-    """Returns float32 unit vectors [n, count * D] whose dot products are the means of those of `parts`, which are `count` arrays [n, D]."""
-    joint = np.empty((0, 0), np.float32)
-    for place, part in enumerate(parts):
-        width = part.shape[1]
-        if place == 0:
-            joint = np.empty((len(part), count * width), np.float32)
-        np.divide(part, np.float32(math.sqrt(count)), out=joint[:, place * width : (place + 1) * width])
-    return joint
+class SideBySide:
+    """Float32 unit vectors [n, m * D], made when they are read, whose dot products are the means of those of `parts`, which are m sources of n rows."""
+
+    def __init__(self, parts: Iterable[RowSource]) -> None:
+        self.parts = tuple(parts)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, m * D)."""
+        return len(self), len(self.parts) * self.parts[0].shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float32."""
+        return np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def __getitem__(self, index: Any, /) -> np.ndarray:
+        return np.concatenate([part[index] for part in self.parts], axis=-1) / np.float32(math.sqrt(len(self.parts)))
 
 
 def _path(found: workdir_lib.Workdir, model: str) -> pathlib.Path:

@@ -8,8 +8,6 @@ results files that the audit stage wrote.
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from relink_jax import config as config_lib
 from relink_jax import errors
 from relink_jax.cohort import schema
@@ -17,6 +15,7 @@ from relink_jax.runtime import progress
 from relink_jax.stages import context, ensembles
 from relink_jax.store import digests, files
 from relink_jax.store import workdir as workdir_lib
+from relink_jax.store.rows import RowSource
 from relink_jax.utility import probe
 
 PRE_HEAD = "pre_head"
@@ -60,9 +59,7 @@ def _auroc(one: probe.ProbeResult) -> str:
     return "undefined" if one.macro_auroc is None else f"{one.macro_auroc:.4f}"
 
 
-def _probe(
-    config: config_lib.RunConfig, cohort: schema.Cohort, sets: list[context.EvaluationSet], x: np.ndarray, features: str
-) -> dict[str, probe.ProbeResult]:
+def _probe(config: config_lib.RunConfig, cohort: schema.Cohort, sets: list[context.EvaluationSet], x: RowSource, features: str) -> dict[str, probe.ProbeResult]:
     site = config.heads.train_site or None
     train, validate = (_split(cohort, cohort.select(split=split, site=site), x) for split in ("train", "validate"))
     for name, split in (("train", train), ("validate", validate)):
@@ -90,7 +87,7 @@ def _probe(
     return results
 
 
-def _split(cohort: schema.Cohort, chosen: schema.Selection, x: np.ndarray) -> probe.Split:
+def _split(cohort: schema.Cohort, chosen: schema.Selection, x: RowSource) -> probe.Split:
     studies = cohort.image_study[chosen.images]
     y, known = probe.targets(cohort.study_labels[studies], cohort.study_has_labels[studies])
     return x[chosen.images], y, known

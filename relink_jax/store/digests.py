@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from relink_jax.store import files
+from relink_jax.store.rows import Rows, RowSource, blocks
 
 
 def file_digest(path: pathlib.Path) -> str:
@@ -23,13 +24,15 @@ def stored_digest(path: pathlib.Path, where: str = "") -> str:
     return files.read_with(path, file_digest, "a readable file", where)
 
 
-def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Returns the SHA-256 over names, dtypes, shapes and bytes of named arrays, in name order."""
+def arrays_digest(arrays: Mapping[str, RowSource]) -> str:
+    """Returns the SHA-256 over names, dtypes, shapes and bytes of named arrays, in name order; of `Rows` as of an array that holds them."""
     total = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        given = arrays[name]
+        array = given if isinstance(given, Rows) else np.ascontiguousarray(given)
         total.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-        total.update(array.tobytes())
+        for part in blocks(array) if isinstance(array, Rows) else (...,):
+            total.update(array[part].tobytes())
     return total.hexdigest()
 
 

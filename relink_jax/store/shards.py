@@ -6,6 +6,8 @@ is unfinished: `ShardWriter` keeps its verified shards and asks only for the mis
 """
 
 import dataclasses
+import functools
+import json
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -16,6 +18,7 @@ from safetensors import numpy as safetensors_numpy
 
 from relink_jax import errors
 from relink_jax.store import digests, files
+from relink_jax.store.rows import Parts, Rows, RowSource
 
 _MANIFEST = "manifest.json"
 
@@ -110,19 +113,15 @@ def parts(directory: pathlib.Path) -> Iterator[dict[str, np.ndarray]]:
     described = manifest(directory)
     rows: dict[str, int] = {}
     for entry in described["shards"]:
-        path = directory / pathlib.PurePath(entry["file"]).name
-        where = f"{directory.name}/{path.name}"
-        found = digests.stored_digest(path, where) if path.exists() else "no file"
-        if found != entry["sha256"]:
-            raise errors.StoreError(errors.describe("shard corrupted", where, f"SHA-256 {entry['sha256'][:12]}", found[:12]))
+        path, where = _verified(directory, entry)
         part = files.read_with(path, safetensors_numpy.load_file, "a safetensors file", where)
         for name, array in part.items():
             rows[name] = rows.get(name, 0) + len(array)
         yield part
     if not described["shards"]:
-        raise errors.StoreError(errors.describe("no rows", f"shards {directory.name!r}", "at least one shard", "none"))
+        raise _no_rows(directory)
     if set(rows.values()) != {described["rows"]}:
-        raise errors.StoreError(errors.describe("rows missing", f"shards {directory.name!r}", f"{described['rows']} rows of every array", "another number"))
+        raise _rows_missing(directory, described)
 
 
 def read(directory: pathlib.Path) -> dict[str, np.ndarray]:
@@ -131,14 +130,36 @@ def read(directory: pathlib.Path) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in every]) for name in every[0]}
 
 
+def mapped(directory: pathlib.Path, name: str) -> Rows:
+    """Returns the rows of the float32 array `name`, of which a shard is mapped into memory, after checking its SHA-256, when one of its rows is first read.
+
+    Raises: StoreError: unfinished directory, or too few shards for its rows; on reading, what `parts` raises of the shards that are read.
+    """
+    described = manifest(directory)
+    entries, size = described["shards"], described["shard_rows"]
+    if not entries:
+        raise _no_rows(directory)
+    if size < 1 or len(entries) != _count(described["rows"], size):
+        raise _rows_missing(directory, described)
+
+    def opened(index: int) -> np.ndarray:
+        path, where = _verified(directory, entries[index])
+        part = files.read_with(path, functools.partial(_map, name), f"a safetensors file with float32 {name!r}", where)
+        if len(part) != min(size, described["rows"] - index * size):
+            raise _rows_missing(directory, described)
+        return part
+
+    return Rows(Parts(len(entries), size, opened), np.arange(described["rows"]))
+
+
 def discard(directory: pathlib.Path) -> None:
     """Removes a sharded array set that was derived from something that is gone, if it is there."""
     if directory.exists():
         shutil.rmtree(directory)
 
 
-def write_all(directory: pathlib.Path, arrays: Mapping[str, np.ndarray], shard_rows: int, identity: Mapping[str, Any]) -> str:
-    """Writes in-memory arrays of equal length as shards (resuming) and returns the manifest digest."""
+def write_all(directory: pathlib.Path, arrays: Mapping[str, RowSource], shard_rows: int, identity: Mapping[str, Any]) -> str:
+    """Writes arrays of equal length, read a shard at a time, as shards (resuming) and returns the manifest digest."""
     rows = len(next(iter(arrays.values())))
     writer = ShardWriter(directory, rows, shard_rows, identity)
     for index, start, stop in writer.missing():
@@ -148,3 +169,31 @@ def write_all(directory: pathlib.Path, arrays: Mapping[str, np.ndarray], shard_r
 
 def _count(rows: int, shard_rows: int) -> int:
     return -(-rows // shard_rows)
+
+
+def _verified(directory: pathlib.Path, entry: Mapping[str, str]) -> tuple[pathlib.Path, str]:
+    """Returns a shard of the manifest, and how messages name it, after checking its SHA-256; `StoreError` for a missing or corrupted one."""
+    path = directory / pathlib.PurePath(entry["file"]).name
+    where = f"{directory.name}/{path.name}"
+    found = digests.stored_digest(path, where) if path.exists() else "no file"
+    if found != entry["sha256"]:
+        raise errors.StoreError(errors.describe("shard corrupted", where, f"SHA-256 {entry['sha256'][:12]}", found[:12]))
+    return path, where
+
+
+def _map(name: str, path: pathlib.Path) -> np.ndarray:
+    """Returns a float32 array of a safetensors file as pages of the file, which the system reads when they are touched and may drop again."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        described = json.loads(stream.read(length))[name]
+    if described["dtype"] != "F32":
+        raise TypeError(described["dtype"])
+    return np.memmap(path, "<f4", "r", 8 + length + described["data_offsets"][0], tuple(described["shape"])).view(np.ndarray)
+
+
+def _no_rows(directory: pathlib.Path) -> errors.StoreError:
+    return errors.StoreError(errors.describe("no rows", f"shards {directory.name!r}", "at least one shard", "none"))
+
+
+def _rows_missing(directory: pathlib.Path, described: Mapping[str, Any]) -> errors.StoreError:
+    return errors.StoreError(errors.describe("rows missing", f"shards {directory.name!r}", f"{described['rows']} rows of every array", "another number"))

@@ -8,6 +8,11 @@ import pytest
 import relink_jax
 from relink_jax import errors
 from relink_jax.audit import inputs
+from relink_jax.audit import run as audit_run
+from relink_jax.runtime import mesh as meshes
+from relink_jax.store import rows, shards
+
+NINE_ROWS = 9 * 8 * 8  # bytes of a block of 8 columns
 
 
 def changed(**changes):
@@ -65,6 +70,10 @@ def test_has_labels_overrides_blank_rows():
         ({"images": put((7, 2), np.nan)}, "non-finite embedding in argument 'images': expected finite numbers, found 1 wrong row, first at row 7"),
         ({"texts": put((3, 0), np.inf)}, "non-finite embedding in argument 'texts': expected finite numbers, found 1 wrong row, first at row 3"),
         ({"texts": put(slice(4, 6), 0.0)}, "zero embedding in argument 'texts': expected rows of norm above 0, found 2 wrong rows, first at row 4"),
+        (
+            {"texts": lambda texts: np.where(np.arange(60)[:, None] < 5, np.array([[0], [1e200], [0], [0], [np.nan]])[np.arange(60) % 5], texts)},
+            "non-finite embedding in argument 'texts': expected finite numbers, found 1 wrong row, first at row 4",
+        ),
         ({"texts": lambda texts: texts[:, :5]}, "dims differ in argument 'texts': expected 8 columns, as in 'images', found 5"),
         ({"images": lambda images: images[0]}, "wrong shape in argument 'images': expected a non-empty [rows, dims] array, found [8]"),
         ({"images": [["a", "b"]]}, "wrong type in argument 'images': expected an array of real numbers, found <U1 values"),
@@ -197,3 +206,70 @@ def test_magnitudes_that_float32_scores_cannot_hold_are_refused(scale):
 def test_a_switch_is_true_or_false(name, value):
     with pytest.raises(errors.UsageError, match=f"value in argument '{name}': expected True or False, found {type(value).__name__}"):
         inputs.prepare(**arrays.cohort(), **{name: value})
+
+
+def stored(tmp_path, given):
+    """Returns `given` with its images and texts as float32 arrays, and with them as rows on disk."""
+    arrays_of = {name: np.asarray(given[name], np.float32) for name in ("images", "texts")}
+    for name, array in arrays_of.items():
+        shards.write_all(tmp_path / name, {"embeddings": array}, 7, {})
+    return {**given, **arrays_of}, {**given, **{name: shards.mapped(tmp_path / name, "embeddings") for name in arrays_of}}
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_rows_of_a_store_become_what_an_array_becomes(tmp_path, monkeypatch, normalize):
+    given, on_disk = stored(tmp_path, arrays.cohort())
+    wanted = inputs.prepare(**given, normalize=normalize)
+    monkeypatch.setattr(rows, "_BLOCK_BYTES", NINE_ROWS)
+    found = inputs.prepare(**on_disk, normalize=normalize)
+    assert len(wanted.texts) < 60
+    assert found.describe() == wanted.describe()
+    np.testing.assert_array_equal(found.study_text, wanted.study_text)
+    draw = np.random.default_rng(0)
+    for name in ("images", "texts"):
+        array, source = getattr(wanted, name), getattr(found, name)
+        assert isinstance(source, rows.Rows)
+        for index in (slice(None), draw.integers(0, len(array), 50), 4):
+            np.testing.assert_array_equal(source[index], array[index])
+
+
+def test_counts_and_checks_of_rows_of_a_store_are_those_of_arrays(tmp_path, monkeypatch):
+    options = {"ks": [1], "pool_sizes": [5], "bootstrap_replicates": 100, "mesh": meshes.make_mesh(2)}
+    wanted, found = stored(tmp_path, arrays.cohort())
+    expected = relink_jax.audit(**wanted, **options)
+    monkeypatch.setattr(rows, "_BLOCK_BYTES", NINE_ROWS)
+    got = audit_run.audit_inputs(inputs.prepare(**found), directory=tmp_path / "parts", **options)
+    assert (got.metrics, got.checks, got.data) == (expected.metrics, expected.checks, expected.data)
+    assert got.checks["recheck"]["queries"] > 80
+    assert got.counts.keys() == expected.counts.keys()
+    for key, counted in got.counts.items():
+        for integer in "Mgt":
+            np.testing.assert_array_equal(counted[integer], expected.counts[key][integer])
+
+
+@pytest.mark.parametrize(("value", "row"), [(np.nan, (51, 2)), (0.0, slice(51, 54))])
+@pytest.mark.parametrize("side", ["images", "texts"])
+def test_a_wrong_row_of_a_store_is_refused_when_it_is_read_in_the_words_for_an_array(tmp_path, monkeypatch, side, value, row):
+    monkeypatch.setattr(rows, "_BLOCK_BYTES", NINE_ROWS)
+    wanted, found = stored(tmp_path, changed(**{side: put(row, value)}))
+    with pytest.raises(errors.DataError) as expected:
+        inputs.prepare(**wanted)
+    if side == "images":
+        prepared = inputs.prepare(**found)
+        assert prepared.images[:51].shape == (51, 8)
+        with pytest.raises(errors.DataError) as refused:
+            prepared.images[np.array([3, 51])]
+    else:
+        with pytest.raises(errors.DataError) as refused:
+            inputs.prepare(**found)
+    assert str(refused.value) == str(expected.value)
+    assert str(refused.value).endswith("found 1 wrong row, first at row 51" if value else "found 3 wrong rows, first at row 51")
+
+
+def test_magnitudes_of_rows_of_a_store_are_judged_over_all_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "_BLOCK_BYTES", NINE_ROWS)
+    large = changed(**{name: lambda given: given * np.where(np.arange(len(given)) == 40, 1e22, 1)[:, None] for name in ("images", "texts")})
+    wanted, found = stored(tmp_path, large)
+    for given in (wanted, found):
+        with pytest.raises(errors.DataError, match=r"magnitudes in arguments 'images' and 'texts': .* found \S+e\+2\d and \S+e\+2\d$"):
+            inputs.prepare(**given, normalize=False)

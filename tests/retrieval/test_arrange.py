@@ -51,13 +51,14 @@ def test_packed_answers_come_back_as_sums(n_answers):
         np.testing.assert_array_equal(seen, check.sum(axis=2))
 
 
+@pytest.mark.parametrize("size", [packed.GROUP, 2 * packed.GROUP])
 @pytest.mark.parametrize(("kept", "k"), [(7, 7), (3, 7), (1, 20), (2, 300)])
-def test_kept_groups_hold_the_best_and_say_when_they_may_not(kept, k):
+def test_kept_groups_hold_the_best_and_say_when_they_may_not(kept, k, size):
     generator = np.random.default_rng(2)
-    scores = generator.integers(0, 40, (50, 3, 8 * packed.GROUP)).astype(np.float32)
+    scores = generator.integers(0, 40, (50, 3, 8 * size)).astype(np.float32)
     scores[:, 2, -packed.GROUP // 2 :] = -np.inf
-    groups = scores.reshape(50, 3, 8, packed.GROUP)
-    tiles = [toplists.keep(jnp.asarray(scores[:, t]), jnp.asarray(groups[:, t].max(axis=2)), min(kept, 8), jnp.int32(8 * t)) for t in range(3)]
+    maxima = scores.reshape(50, 3, -1, packed.GROUP).max(axis=3)
+    tiles = [toplists.keep(jnp.asarray(scores[:, t]), jnp.asarray(maxima[:, t]), kept, jnp.int32(8 * size * t), size) for t in range(3)]
     score, place = toplists.select(toplists.Kept(*(jnp.concatenate(parts, axis=1) for parts in zip(*tiles, strict=True))), k)
     left_behind = np.max([np.min(tile.best, axis=1) for tile in tiles], axis=0)
     settled = (left_behind < np.min(score, axis=1)) | (min(kept, 8) >= min(k, 8))
@@ -70,7 +71,7 @@ def test_kept_groups_hold_the_best_and_say_when_they_may_not(kept, k):
 
 
 def test_unique_rows_by_first_appearance():
-    rows = np.array([[2, 0], [1, 1], [2, 0], [0, 5], [1, 1]], np.float32)
+    rows = np.array([[2, 1], [1, 1], [2, 1], [1, 5], [1, 1]], np.float32)
     first, group = unique.unique_rows(rows)
     assert first.tolist() == [0, 1, 3]
     assert group.tolist() == [0, 1, 0, 2, 1]

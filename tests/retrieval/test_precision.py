@@ -76,6 +76,7 @@ def test_the_same_integers_as_dense_counting_where_scores_are_exact(precision, s
     plain = counts.count(data, mesh=meshes.make_mesh(1), top_k=0)
     np.testing.assert_array_equal(counted["i2r"].near, plain["i2r"].near)
     assert counted["i2r"].settling["queries_inside"] > 0
+    assert counted["i2r"].settling["queries_recounted"] == counted["r2i"].settling["queries_recounted"] == 0
     assert not plain["i2r"].settling
 
 
