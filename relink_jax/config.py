@@ -219,7 +219,7 @@ def _ranges(config: RunConfig) -> list[tuple[str, float, float, float]]:
         ("embed.batch_size", config.embed.batch_size, 1, big),
         ("embed.shard_rows", config.embed.shard_rows, 1, big),
         ("embed.anchors", config.embed.anchors, 2, big),
-        ("audit.top_k", config.audit.top_k, 1, 1000),
+        ("audit.top_k", config.audit.top_k, 0, 1000),
         ("audit.bootstrap_replicates", config.audit.bootstrap_replicates, 100, 1e6),
         ("audit.level", config.audit.level, 0.5, 0.9999),
         ("audit.mc_repeats", config.audit.mc_repeats, 0, 1e6),
