@@ -202,6 +202,21 @@ def test_lists_from_too_few_groups_are_computed_again(monkeypatch):
     assert (found["i2r"].top_id == np.arange(30)).all()
 
 
+@pytest.mark.parametrize(("split", "devices"), [("images", 1), ("studies", 4), ("ring", 4)])
+@pytest.mark.parametrize("tile", [0, 7])
+def test_lists_whose_best_lie_in_one_tile_are_exact(split, devices, tile):
+    """The 30 best candidates are in 30 groups of one tile of 32 groups, of which far fewer are kept at first."""
+    number = np.arange(4096, dtype=np.int32)
+    score = np.random.default_rng(0).permutation(4096) / 64
+    best = 512 * tile + 16 * np.arange(30) + 5
+    score[best] = 100 + np.random.default_rng(1).permutation(30)
+    data = Records(np.ones((64, 1), np.float32), number[:64], score[:, None].astype(np.float32), number, number, {})
+    layout = Layout(split, 256, 512)
+    found = counts.count(data, mesh=meshes.make_mesh(devices), top_k=30, layout=layout, directions=("i2r",))["i2r"]
+    assert engine.Engine(data, meshes.make_mesh(devices), layout).shaped(sides.Wanted(k=30)).kept < 20
+    assert (found.top_id == best[np.argsort(-score[best])]).all()
+
+
 def test_memory_is_one_tile_not_the_score_matrix():
     data = records(3000, 4000, 8)
     work = engine.Engine(data, meshes.make_mesh(1), Layout(query_block=64, tile=128))
