@@ -31,7 +31,7 @@ class Engine:
         layout: see `layout`; its split and panel are decided here where it leaves them open. k: length of the lists, for that.
         precision: of the product.
     Attributes:
-        images, studies: places of both sides. tiles: tiles of one panel. panels: their number.
+        images, studies: places of both sides. height: images of one product. tiles: tiles of one panel. panels: their number.
     Raises: UsageError: a precision that the devices do not have, or a layout that does not fit their memory.
     """
 
@@ -41,12 +41,15 @@ class Engine:
         platform, row_bytes = mesh.devices.flat[0].platform, products.row_bytes(records.texts.shape[1], precision)
         size = layouts.Size(len(records.study_text), row_bytes, len(records.codes), records.n_blocks, k, mesh.size, platform)
         self.layout = layout = layouts.chosen(size, layout, layout.memory or meshes.memory(mesh))
-        rows, columns = layouts.default_shape(platform)
+        rows, height, columns = layouts.default_shape(platform)
         shared = self.layout.split != layouts.STUDIES
         self._image_parts, study_parts = (mesh.size if shared else 1), (1 if self.layout.split == layouts.IMAGES else mesh.size)
         width = layout.query_block or rows * self._image_parts
         image_block = None if records.block is None else records.block[records.image_study]
-        self.images = arrange.arrange(len(records.images), width, image_block, unit=arrange.ROWS * self._image_parts)
+        height = layout.height or height
+        many = 0 < 2 * height * self._image_parts < min(width, len(records.images))
+        self.images = arrange.arrange(len(records.images), width, image_block, unit=(height if many else arrange.ROWS) * self._image_parts)
+        self.height = height if many else self.images.width // self._image_parts
         tile = layout.tile or columns
         per_panel = max(1, layout.panel // (tile * study_parts)) * study_parts if layout.panel else study_parts
         self.studies = arrange.arrange(len(records.study_text), tile, records.block, parts=per_panel, strict=layout.panel > 0)
@@ -61,21 +64,25 @@ class Engine:
     def own_scores(self) -> np.ndarray:
         """Returns the float32 score of every image against its own report, [Q], with the bits that a tile holds."""
         step, records = products.own_scores(self.mesh), self.records
-        places = arrange.arrange(len(records.images), self.images.width, unit=arrange.ROWS * self.mesh.size)
+        height = meshes.padded(min(self.height, self.images.width // self.mesh.size), arrange.ROWS)
+        places = arrange.arrange(len(records.images), self.images.width, unit=height * self.mesh.size)
         scores = []
         for number in places.number:
             rows = np.maximum(number, 0)
-            reports = np.ascontiguousarray(records.texts[records.study_text[records.image_study[rows]]].T)
-            scores.append(step(meshes.put(records.images[rows], meshes.split(self.mesh, 0)), meshes.put(reports, meshes.split(self.mesh, 1))))
-        return places.back(np.concatenate([np.asarray(score) for score in scores]), len(records.images))
+            images, reports = (
+                side.reshape(-1, height, side.shape[1]) for side in (records.images[rows], records.texts[records.study_text[records.image_study[rows]]])
+            )
+            shared = meshes.split(self.mesh, 0)
+            scores.append(step(meshes.put(images, shared), meshes.put(np.ascontiguousarray(reports.swapaxes(1, 2)), shared)))
+        return places.back(np.concatenate([np.asarray(score).ravel() for score in scores]), len(records.images))
 
     def shaped(self, wanted: sides.Wanted) -> sides.Wanted:
         """Returns `wanted` with the shapes, the split and the precision of this pass."""
         kept = layouts.kept_groups(wanted.k, self.tiles)
-        shares = self.images.block.reshape(len(self.images.block) * self._image_parts, -1)
+        shares = self.images.block.reshape(self.images.number.size // self.height, -1)
         spans, image_spans = self.studies.blocks_per_part(), int((shares[:, -1] - shares[:, 0]).max()) + 1
         given = dataclasses.replace(wanted, blocks=self.records.n_blocks, split=self.layout.split, precision=self.precision)
-        return dataclasses.replace(given, kept=kept, spans=spans, image_spans=image_spans)
+        return dataclasses.replace(given, kept=kept, spans=spans, image_spans=image_spans, height=self.height)
 
     def steps(
         self, columns: sides.Studies, state: jax.Array, limits: Limits, wanted: sides.Wanted, rows: slice = slice(None)

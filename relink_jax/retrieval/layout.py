@@ -10,13 +10,14 @@ AUTO = "auto"
 _FIELDS = 7  # 4-byte columns of a study beside its vector and codes: number, key, text, two limits, best image, share of the groups' blocks
 _SHARE = 0.8  # of a device's memory that is planned for
 _WIDE, _NARROW, _SHORT = 64, 16, 16  # groups of short lists, of others, and how long a short one is
-_CPU, _ACCELERATOR = (256, 8832), (4096, 32768)
+_CPU, _ACCELERATOR = (1024, 256, 8832), (4096, 0, 32768)
 
 
-def default_shape(platform: str) -> tuple[int, int]:
-    """Returns (images per device and step, studies per tile) for a jax platform.
+def default_shape(platform: str) -> tuple[int, int, int]:
+    """Returns (images per device and step, images per product or 0 for all of them, studies per tile) for a jax platform.
 
-    On the CPU a tile of 9 MB stays in the last cache; on accelerators one of 0.5 GB need only be small against memory.
+    On the CPU a tile of 9 MB stays in the last cache, and every tile that a step fetches from memory serves several products. On
+    accelerators a tile of 0.5 GB need only be small against memory.
     """
     return _CPU if platform == "cpu" else _ACCELERATOR
 
@@ -30,6 +31,7 @@ class Layout:
         query_block: images per step over all devices; tile: studies per tile; both are rounded, 0 chooses for the device.
         panel: studies on the devices at a time, the rest waits on the host; 0 for all of them, or as many as `chosen` finds room for.
         memory: bytes of one device to plan for; 0 asks the device, and one that does not tell has no limit.
+        height: images per product, of a step's images on one device; 0 chooses for the device.
     """
 
     split: str = AUTO
@@ -37,6 +39,7 @@ class Layout:
     tile: int = 0
     panel: int = 0
     memory: int = 0
+    height: int = 0
 
     def __post_init__(self) -> None:
         if self.split not in (AUTO, *SPLITS):
@@ -90,7 +93,7 @@ def taken(size: Size, layout: Layout) -> Taken:
 
     A panel counts twice when there is more than one: the next is placed while one is counted.
     """
-    rows, columns = default_shape(size.platform)
+    rows, height, columns = default_shape(size.platform)
     here = min(layout.panel or size.studies, size.studies) * (2 if 0 < layout.panel < size.studies else 1)
     held = here if layout.split == IMAGES else -(-here // size.devices)
     answers = 2 * (1 + size.codes) + 1
@@ -101,7 +104,7 @@ def taken(size: Size, layout: Layout) -> Taken:
     per_image = size.row_bytes + 4 * (answers + 2) * size.blocks + 8 * size.k * (size.devices if layout.split == STUDIES else 1)
     n_tiles = -(-held // tile)
     groups = 4 * images * n_tiles * kept_groups(size.k, n_tiles) * (group_size(size.k) + 2)
-    return Taken(held * per_study, 3 * images * per_image + 2 * groups, 2 * images * tile * 4)
+    return Taken(held * per_study, 3 * images * per_image + 2 * groups, 2 * min(layout.height or height or images, images) * tile * 4)
 
 
 def chosen(size: Size, layout: Layout, memory: int) -> Layout:
@@ -123,7 +126,7 @@ def chosen(size: Size, layout: Layout, memory: int) -> Layout:
     found = dataclasses.replace(layout, split=splits[-1])
     if layout.panel:
         raise errors.UsageError(errors.describe("panel", "counting pass", f"at most {room:,} bytes per device", f"{taken(size, found).total:,} bytes"))
-    unit = (layout.tile or default_shape(size.platform)[1]) * (1 if found.split == IMAGES else size.devices)
+    unit = (layout.tile or default_shape(size.platform)[2]) * (1 if found.split == IMAGES else size.devices)
     panels = [dataclasses.replace(found, panel=unit * many) for many in range(1, -(-size.studies // unit))]
     fitting = [one for one in panels if taken(size, one).total <= room]
     if not fitting:

@@ -45,7 +45,7 @@ def placed(records: Records, mesh: meshes.Mesh, wanted: sides.Wanted, layout: la
     wanted, own = work.shaped(wanted), work.own_scores()
     around = limits.exact(own, records.image_study, len(records.study_text))
     columns = work.columns(around)
-    vectors = [work.batch(number, block, around).vectors for number, block in zip(work.images.number, work.images.block, strict=True)]
+    vectors = [_parts(work.batch(number, block, around).vectors, work.height) for number, block in zip(work.images.number, work.images.block, strict=True)]
     bare = product.bare_product(mesh, precision)
 
     def call() -> None:
@@ -55,12 +55,16 @@ def placed(records: Records, mesh: meshes.Mesh, wanted: sides.Wanted, layout: la
     return Placed(call, lambda: jax.block_until_ready([bare(part, columns.vectors) for part in vectors]), work.flop)
 
 
+def _parts(vectors: jax.Array, height: int) -> jax.Array:
+    return vectors.reshape(-1, height, vectors.shape[1])
+
+
 def bare(mesh: meshes.Mesh, dim: int, n_studies: int, precision: str = product.FLOAT32) -> float:
     """Returns FLOP per second of the bare product of a step's shape on a mesh, the limit of a pass; takes about a second."""
-    rows, columns = layouts.default_shape(mesh.devices.flat[0].platform)
+    rows, height, columns = layouts.default_shape(mesh.devices.flat[0].platform)
     width = arrange.arrange(n_studies, columns).width
     one = product.encode(np.ones((1, dim), np.float32), precision)
-    images = meshes.put(np.ones((rows * mesh.size, one.shape[1]), one.dtype), meshes.split(mesh, 0))
+    images = meshes.put(np.ones((rows * mesh.size // (height or rows), height or rows, one.shape[1]), one.dtype), meshes.split(mesh, 0))
     tiles = meshes.put(np.ones((2, one.shape[1], width), one.dtype), meshes.replicated(mesh))
     (spent,) = timing.alternating([lambda: product.bare_product(mesh, precision)(images, tiles)], _ROUNDS)
     return 4 * rows * mesh.size * width * one.shape[1] / statistics.median(spent)
@@ -71,7 +75,7 @@ def reached(mesh: meshes.Mesh, dim: int, n_studies: int, k: int, precision: str 
 
     Takes some seconds, most of them compilation. More tiles than that leave a larger share.
     """
-    rows, columns = layouts.default_shape(mesh.devices.flat[0].platform)
+    rows, _, columns = layouts.default_shape(mesh.devices.flat[0].platform)
     data = records(min(n_studies, 4 * columns), dim, rows * mesh.size)
     one = placed(data, mesh, sides.Wanted(k=min(k, n_studies)), precision=precision)
     whole, limit = timing.alternating([one.call, one.product], _ROUNDS)

@@ -115,25 +115,29 @@ def _norms(rows: RowSource, precision: str) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def own_scores(mesh: Mesh) -> Callable[[Any, Any], jax.Array]:
-    """Returns jitted f(images [R, D], own reports [D, R]) -> float32 scores [R], the diagonal of the product; one batch per device.
+    """Returns jitted f(images [n, H, D], own reports [n, D, H]) -> float32 scores [n, H], the diagonals of the products; n shared by the devices.
 
     The same product as a tile's: a product of rows alone rounds differently, and every duplicate of the right report would then count
     as better or worse by a rounding error. A step verifies that its tiles hold the same bits.
     """
     rows = PartitionSpec(meshes.DATA)
-    local = lambda images, reports: jnp.diagonal(product(images, reports))  # noqa: E731
-    shared = jax.shard_map(local, mesh=mesh, in_specs=(rows, PartitionSpec(None, meshes.DATA)), out_specs=rows, check_vma=False)
+    local = lambda images, reports: lax.map(lambda pair: jnp.diagonal(product(*pair)), (images, reports))  # noqa: E731
+    shared = jax.shard_map(local, mesh=mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False)
     return jax.jit(shared, out_shardings=meshes.replicated(mesh))
 
 
 @functools.lru_cache(maxsize=8)
 def bare_product(mesh: Mesh, precision: str = FLOAT32) -> Callable[[Any, Any], jax.Array]:
-    """Returns jitted f(images [R, width], tiles [n_tiles, width, T]) that computes every score and keeps next to nothing: a step's limit."""
+    """Returns jitted f(images [n, H, width], tiles [n_tiles, width, T]) that computes every score, in the products of a step whose devices
+    share n, and keeps next to nothing: a step's limit."""
 
     def local(images: jax.Array, tiles: jax.Array) -> jax.Array:
         def one_tile(seen: jax.Array, tile: jax.Array) -> tuple[jax.Array, None]:
-            scores = product(images, tile, precision)
-            return seen + scores[0, 0] + scores[-1, -1], None
+            def one_part(seen: jax.Array, part: jax.Array) -> tuple[jax.Array, None]:
+                scores = product(part, tile, precision)
+                return seen + scores[0, 0] + scores[-1, -1], None
+
+            return lax.scan(one_part, seen, images)[0], None
 
         return lax.scan(one_tile, jnp.float32(0), tiles)[0][None]
 

@@ -53,6 +53,7 @@ class Wanted:
         k: length of the top lists, 0 for none. kept: groups kept of each tile; k or more make every list exact.
         within: lists hold counted studies inside the limits alone.
         precision: of the product, see `product`.
+        height: images per product, a divisor of a step's images on one device; 0 for all of them.
         blocks: jackknife blocks J, 1 for none. spans, image_spans: largest number of them in one tile, and in one batch per device.
         split: what the devices share, one of `layout.SPLITS`.
     """
@@ -64,6 +65,7 @@ class Wanted:
     kept: int = 10
     within: bool = False
     precision: str = "float32"
+    height: int = 0
     blocks: int = 1
     spans: int = 1
     image_spans: int = 1

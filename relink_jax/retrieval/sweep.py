@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from relink_jax.retrieval import tally, toplists
 from relink_jax.retrieval.layout import IMAGES, RING, STUDIES, group_size
@@ -55,8 +55,8 @@ def program(mesh: Mesh, wanted: Wanted) -> Callable[..., tuple[PerImage, jax.Arr
     }
     step, images, studies, state, found = every[wanted.split]
     shared = jax.shard_map(functools.partial(step, wanted=wanted), mesh=mesh, in_specs=(images, studies, state), out_specs=(found, state), check_vma=False)
-    kept = meshes.split(mesh, state_axis(wanted.split))
-    return jax.jit(shared, donate_argnums=2, out_shardings=(meshes.replicated(mesh), kept))
+    placed = jax.tree.map(lambda spec: NamedSharding(mesh, spec if jax.process_count() == 1 else whole), found)
+    return jax.jit(shared, donate_argnums=2, out_shardings=(placed, meshes.split(mesh, state_axis(wanted.split))))
 
 
 def _apart(images: Images, studies: Studies, state: jax.Array, *, wanted: Wanted) -> tuple[PerImage, jax.Array]:
@@ -112,19 +112,43 @@ def _listed(kept: toplists.Kept | None, images: Images, studies: Studies, wanted
 
 
 def _pass(images: Images, studies: Studies, state: jax.Array, wanted: Wanted) -> tuple[jax.Array, toplists.Kept | None, jax.Array]:
-    """Returns (counts of images [J, n_answers + 1, R], kept groups by tile, counts of studies) after every tile."""
-    size = group_size(wanted.k)
+    """Returns (counts of images [J, n_answers + 1, R], kept groups by tile, counts of studies) after every tile, each met part by part of the images."""
+    parts = _in_parts(images, wanted.height or len(images.study))
 
     def one_tile(state: jax.Array, given: tuple[jax.Array, Studies]) -> tuple[jax.Array, Any]:
         index, tile = given
-        scores = jnp.where((tile.study >= 0)[None, :], product(images.vectors, tile.vectors, wanted.precision), -jnp.inf)
-        maxima, found = tally.count_images(scores, images, tile, wanted)
-        if wanted.studies:
-            state = tally.add_studies(state, index, tally.count_studies(scores, images, tile, wanted), images.block, wanted)
-        if not wanted.k:
-            return state, (found, None)
-        listed = tally.within(scores, images, tile) if wanted.within else scores
-        return state, (found, toplists.keep(listed, maxima, wanted.kept, tile.first, size))
+
+        def one_part(state: jax.Array, part: Images) -> tuple[jax.Array, Any]:
+            counts, kept, of_studies = _meet(part, tile, wanted) if len(parts.study) == 1 else _meet_any(part, tile, wanted)
+            return state if of_studies is None else tally.add_studies(state, index, of_studies, part.block, wanted), (counts, kept)
+
+        return lax.scan(one_part, state, parts)
 
     state, (found, kept) = lax.scan(one_tile, state, (jnp.arange(len(studies.study), dtype=jnp.int32), studies))
-    return tally.by_block(found, studies.block[:, 0], wanted), kept, state
+    joined = jnp.moveaxis(found, 1, -2).reshape(len(found), *found.shape[2:-1], -1)
+    return tally.by_block(joined, studies.block[:, 0], wanted), jax.tree.map(lambda one: one.reshape(len(one), -1, *one.shape[3:]), kept), state
+
+
+def _in_parts(images: Images, height: int) -> Images:
+    """Returns a batch as parts of `height` images, [n_parts, ...] each."""
+    n = len(images.study) // height
+    parts = {name: one.reshape(n, len(one) // n, *one.shape[1:]) for name, one in images._asdict().items() if name != "codes"}
+    return Images(codes=images.codes.reshape(len(images.codes), n, height).swapaxes(0, 1), **parts)
+
+
+def _meet_any(images: Images, tile: Studies, wanted: Wanted) -> tuple[jax.Array, toplists.Kept | None, jax.Array | None]:
+    """Returns what `_meet` does, without computing anything where there is no image."""
+    meet = functools.partial(_meet, images, tile, wanted)
+    nothing = jax.tree.map(lambda one: jnp.full(one.shape, -jnp.inf if one.dtype == jnp.float32 else 0, one.dtype), jax.eval_shape(meet))
+    return lax.cond(jnp.any(images.study >= 0), meet, lambda: nothing)
+
+
+def _meet(images: Images, tile: Studies, wanted: Wanted) -> tuple[jax.Array, toplists.Kept | None, jax.Array | None]:
+    """Returns what one tile of scores gives: counts of images [spans, n_answers + 1, H], kept groups, and counts of studies, None where not wanted."""
+    scores = jnp.where((tile.study >= 0)[None, :], product(images.vectors, tile.vectors, wanted.precision), -jnp.inf)
+    maxima, found = tally.count_images(scores, images, tile, wanted)
+    of_studies = tally.count_studies(scores, images, tile, wanted) if wanted.studies else None
+    if not wanted.k:
+        return found, None, of_studies
+    listed = tally.within(scores, images, tile) if wanted.within else scores
+    return found, toplists.keep(listed, maxima, wanted.kept, tile.first, group_size(wanted.k)), of_studies

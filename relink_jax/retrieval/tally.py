@@ -54,11 +54,13 @@ def count_images(scores: jax.Array, images: Images, tile: Studies, wanted: Wante
     by_group = packed.unpack(summed, len(found))
     if wanted.spans == 1:
         return maxima, jnp.stack(packed.sums(by_group, axis=1))[None]
-    spans = jnp.arange(wanted.spans, dtype=jnp.int32)
-    member = (tile.block[:, None] - tile.block[0] == spans[None, :]).astype(jnp.float32)
-    stacked = jnp.stack(by_group).astype(jnp.float32)  # sums stay below 2**24, which float32 holds
-    by_span = lax.dot_general(stacked, member, (((2,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
-    return maxima, jnp.moveaxis(by_span, 2, 0).astype(jnp.int32)
+    number = tile.block - tile.block[0]
+
+    def one_span(span: jax.Array) -> jax.Array:
+        members = [jnp.where(number == span, word, 0) for word in summed]
+        return jnp.stack(packed.sums(packed.unpack(members, len(found)), axis=1))
+
+    return maxima, lax.map(one_span, jnp.arange(wanted.spans, dtype=jnp.int32))
 
 
 def within(scores: jax.Array, images: Images, tile: Studies) -> jax.Array:
@@ -67,14 +69,19 @@ def within(scores: jax.Array, images: Images, tile: Studies) -> jax.Array:
     return jnp.where(inside, scores, -jnp.inf)
 
 
-def count_studies(scores: jax.Array, images: Images, tile: Studies, wanted: Wanted) -> list[jax.Array]:
-    """Returns the counts of each study, one [R // GROUP, T] per answer and for the check."""
+def count_studies(scores: jax.Array, images: Images, tile: Studies, wanted: Wanted) -> jax.Array:
+    """Returns the counts of each study, [image_spans, n_answers + 1, T], by the jackknife blocks that the images span."""
     high = tile.high[None, :]
     found = answers(scores, (tile.low[None, :] if wanted.banded else high, high), images, tile)
     counted = (images.key[:, None] != tile.key[None, :]) & (images.study[:, None] >= 0)
     words = packed.pack(found, counted, ~found[0] & found[1] & (images.number[:, None] == tile.best_image[None, :]))
     grouped = (-1, packed.GROUP, scores.shape[1])
-    return packed.unpack(packed.sums([word.reshape(grouped) for word in words], axis=1), wanted.study_answers)
+    by_group = packed.unpack(packed.sums([word.reshape(grouped) for word in words], axis=1), wanted.study_answers)
+    spans = [by_group]
+    if wanted.image_spans > 1:
+        number = (images.block - _first_span(images.block, wanted))[:, None]
+        spans = [[jnp.where(number == span, count, 0) for count in by_group] for span in range(wanted.image_spans)]
+    return jnp.stack(packed.sums([count for span in spans for count in span], axis=0)).reshape(wanted.image_spans, len(by_group), -1)
 
 
 def by_block(found: jax.Array, first: jax.Array, wanted: Wanted) -> jax.Array:
@@ -85,14 +92,14 @@ def by_block(found: jax.Array, first: jax.Array, wanted: Wanted) -> jax.Array:
     return out.at[first[:, None] + jnp.arange(wanted.spans)].add(found, mode="drop")  # spans past the last block are empty
 
 
-def add_studies(state: jax.Array, index: jax.Array, found: list[jax.Array], block: jax.Array, wanted: Wanted) -> jax.Array:
-    """Returns the state [J, n_tiles, n_answers + 1, T] with one tile's counts added to the blocks of the image groups they come from."""
-    first = jnp.minimum(block[0], wanted.blocks - wanted.image_spans)
-    spans = [found]
-    if wanted.image_spans > 1:
-        spans = [[jnp.where((block - first == span)[:, None], count, 0) for count in found] for span in range(wanted.image_spans)]
-    summed = packed.sums([count for span in spans for count in span], axis=0)
-    added = jnp.stack(summed).reshape(wanted.image_spans, 1, len(found), -1)
-    start = (first, index, 0, 0)
+def add_studies(state: jax.Array, index: jax.Array, found: jax.Array, block: jax.Array, wanted: Wanted) -> jax.Array:
+    """Returns the state [J, n_tiles, n_answers + 1, T] with the counts of one tile added, [image_spans, n_answers + 1, T] of images of `block`."""
+    start = (_first_span(block, wanted), index, 0, 0)
+    added = found[:, None]
     here = lax.dynamic_slice(state, start, added.shape)
     return lax.dynamic_update_slice(state, here + added, start)
+
+
+def _first_span(block: jax.Array, wanted: Wanted) -> jax.Array:
+    """Returns the first of `image_spans` jackknife blocks that hold those of image groups, int32 [H // GROUP] and ascending."""
+    return jnp.minimum(block[0], wanted.blocks - wanted.image_spans)

@@ -9,8 +9,7 @@ below the k-th best score, nothing that was left behind can belong to the list. 
 with k groups kept.
 
 Notes on XLA: on the CPU `lax.top_k` is a heap whose cost lies in the candidates that enter it, so scores that cannot be listed are
-lowered to -inf first; its outputs are never sliced, since that turns it into a sort of whole rows; and short lists are put in order by
-counting how many come before each, since its sorts are slow.
+lowered to -inf first; and its outputs are never sliced, since that turns it into a sort of whole rows.
 """
 
 from typing import NamedTuple
@@ -49,7 +48,7 @@ def select(kept: Kept, k: int) -> tuple[jax.Array, jax.Array]:
     """
     size = kept.scores.shape[2]
     best, chosen = lax.top_k(kept.best, min(k, kept.best.shape[1]))
-    chosen, group = _in_order(chosen, jnp.take_along_axis(kept.group, chosen, axis=1))
+    group, chosen = lax.sort((jnp.take_along_axis(kept.group, chosen, axis=1), chosen), num_keys=1)
     scores = jnp.take_along_axis(kept.scores, chosen[:, :, None], axis=1, mode="promise_in_bounds").reshape(len(group), -1)
     least = jnp.min(best, axis=1, keepdims=True) if best.shape[1] == k else -jnp.inf  # k groups have a candidate that is no worse
     score, inside = lax.top_k(jnp.where(scores >= least, scores, -jnp.inf), min(k, scores.shape[1]))
@@ -57,15 +56,6 @@ def select(kept: Kept, k: int) -> tuple[jax.Array, jax.Array]:
     short = ((0, 0), (0, k - score.shape[1]))
     score, place = jnp.pad(score, short, constant_values=-np.inf), jnp.pad(place, short, constant_values=-1)
     return score, jnp.where(score > -jnp.inf, place, -1)
-
-
-def _in_order(chosen: jax.Array, group: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns both [R, n] with distinct `group` numbers ascending."""
-    rank = jnp.sum(group[:, None, :] < group[:, :, None], axis=2)
-    rows = jnp.arange(len(group))[:, None]
-    placed = (jnp.zeros_like(part).at[rows, rank].set(part, mode="promise_in_bounds", unique_indices=True) for part in (chosen, group))
-    chosen, group = placed
-    return chosen, group
 
 
 def merge(score: jax.Array, place: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:

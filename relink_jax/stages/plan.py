@@ -72,7 +72,7 @@ def _audit_plan(settings: config_lib.AuditConfig, n_images: int, n_studies: int,
     size = layout.Size(n_studies, products.row_bytes(dim, settings.precision), k=settings.top_k, devices=mesh.size, platform=platform)
     asked = layout.Layout(settings.split, settings.query_block, settings.tile, settings.panel)
     found = layout.chosen(size, asked, int(settings.memory * 2**30) or meshes.memory(mesh))
-    rows, columns = layout.default_shape(platform)
+    rows, _, columns = layout.default_shape(platform)
     shape = settings.query_block or rows * (1 if found.split == layout.STUDIES else mesh.size), arrange.arrange(n_studies, settings.tile or columns).width
     placed = plan.Counting(*shape, found.panel, found.split, mesh.size, **dataclasses.asdict(layout.taken(size, found)))
     speed = probe.reached(mesh, dim, n_studies, settings.top_k, settings.precision) if timed else probe.Speed(0.0, 1.0)

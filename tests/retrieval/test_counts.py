@@ -60,11 +60,14 @@ def check(data, counted, k):
         (7, 5, 8, 0, 0, 10, "patient", 0, 1, "images"),
         (333, 801, 2, 128, 256, 40, "patient", 7, 2, "images"),
         (150, 400, 3, 64, 128, 100, "patient", 0, 0, "studies"),
+        (700, 401, 1, 256, 256, 1, "patient", 5, 1, "images"),
+        (700, 401, 2, 512, 128, 1, "study", 3, 0, "ring"),
+        (450, 301, 2, 256, 128, 5, "study", 9, 2, "studies"),
     ],
 )
 def test_equals_dense_counting(n_images, n_studies, devices, block, tile, k, exclusion, blocks, codes, split):
     data = records(n_images, n_studies, 4, exclusion=exclusion, blocks=blocks, codes=codes)
-    counted = counts.count(data, mesh=meshes.make_mesh(devices), top_k=k, layout=Layout(split, block, tile))
+    counted = counts.count(data, mesh=meshes.make_mesh(devices), top_k=k, layout=Layout(split, block, tile, height=64))
     assert sum(int(stratum.t.sum()) for found in counted.values() for stratum in found.strata.values()) > 0
     check(data, counted, k)
 
@@ -73,8 +76,8 @@ def test_equals_dense_counting(n_images, n_studies, devices, block, tile, k, exc
 def test_same_integers_on_any_mesh_batch_tile_and_split(blocks):
     data = records(333, 401, 5, seed=1, blocks=blocks)
     reference = flat(counts.count(data, mesh=meshes.make_mesh(1), top_k=7))
-    for devices, block, tile, split in [(1, 64, 128, "images"), (2, 100, 256, "studies"), (3, 333, 128, "images"), (8, 64, 2048, "studies")]:
-        found = flat(counts.count(data, mesh=meshes.make_mesh(devices), top_k=7, layout=Layout(split, block, tile)))
+    for devices, block, tile, split in [(1, 64, 128, "images"), (2, 200, 256, "studies"), (3, 333, 128, "images"), (8, 64, 2048, "studies")]:
+        found = flat(counts.count(data, mesh=meshes.make_mesh(devices), top_k=7, layout=Layout(split, block, tile, height=64)))
         for name, array in found.items():
             np.testing.assert_array_equal(array, reference[name], err_msg=f"{name} on {devices} devices, batch {block}, tile {tile}, {split} split")
 

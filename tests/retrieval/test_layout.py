@@ -75,3 +75,13 @@ def test_a_count_in_panels_goes_on_where_it_was(tmp_path, monkeypatch):
     for name, array in flat(counts.count(data, **given, directory=tmp_path)).items():
         np.testing.assert_array_equal(array, whole[name], err_msg=name)
     assert 0 < len(taken_steps) < steps / 2
+
+
+@pytest.mark.parametrize(
+    ("n", "devices", "split", "width", "height"),
+    [(600, 2, "images", 640, 320), (3000, 2, "images", 3072, 256), (3000, 2, "studies", 1024, 256), (200, 1, "ring", 256, 256)],
+)
+def test_a_step_is_made_of_whole_products(n, devices, split, width, height):
+    work = engine.Engine(records(n, 40, 4), meshes.make_mesh(devices), Layout(split))
+    assert (work.images.width, work.height) == (width, height)
+    assert work.shaped(sides.Wanted()).height == height
