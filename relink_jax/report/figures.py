@@ -10,14 +10,14 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-_INK, _MUTED, _GRID = "#1b1f24", "#57606a", "#d8dee4"
+INK, _MUTED, _GRID = "#1b1f24", "#57606a", "#d8dee4"
 _LADDER = ("#8aa5c4", "#5c89b8", "#2f6cab", "#0b2f66")
 _ARMS = {"dp": "#d55e00", "noise_only": "#8a5aa8", "random": "#6e7781", "original": "#0b2f66", "none": "#0b2f66"}
 _ARM_MARKS = {"dp": "s", "noise_only": "^", "random": "X", "original": "o", "none": "o"}
 _LADDER_MARKS = ("v", "D", "P", "o")
-_LOOK: dict[Any, Any] = {
+LOOK: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 9, "ytick.labelsize": 9,
-    "axes.edgecolor": _MUTED, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "text.color": _INK, "axes.linewidth": 0.8,
+    "axes.edgecolor": _MUTED, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "text.color": INK, "axes.linewidth": 0.8,
     "svg.fonttype": "path", "svg.hashsalt": "relink_jax", "axes.spines.top": False, "axes.spines.right": False, "figure.facecolor": "white",
 }  # fmt: skip
 _DASHES = {"noise_only": (0, (4, 2)), "random": (0, (1, 1.5))}
@@ -88,7 +88,7 @@ def _styled(draw: Callable[..., str]) -> Callable[..., str]:
     def drawn(*args: Any, **kwargs: Any) -> str:
         import matplotlib
 
-        with matplotlib.rc_context(_LOOK):
+        with matplotlib.rc_context(LOOK):
             return draw(*args, **kwargs)
 
     return drawn
@@ -111,13 +111,13 @@ def recall_curves(panels: Sequence[Panel], phone: bool) -> str:
             axis.fill_between(
                 [p[0] for p in banded], [max(p[2] or 0, floor) for p in banded], [p[3] for p in banded], color=series.style.color, alpha=0.16, linewidth=0
             )
-        axis.plot([x for x, _ in panel.chance], [y for _, y in panel.chance], color=_INK, linewidth=1.1, linestyle=(0, (5, 3)), zorder=2, label="chance")
+        axis.plot([x for x, _ in panel.chance], [y for _, y in panel.chance], color=INK, linewidth=1.1, linestyle=(0, (5, 3)), zorder=2, label="chance")
         axis.set_xscale("log")
         axis.set_yscale("log")
         _pool_ticks(axis, sorted({x for x, _ in panel.chance}))
         _percent_axis(axis.yaxis)
         axis.set_ylim(floor, 1.25)
-        _finish(axis, panel.title, "candidate reports N", "images linked at rank 1")
+        finish(axis, panel.title, "candidate reports N", "images linked at rank 1")
     _legend(figure, axes[0], phone)
     return _svg(figure)
 
@@ -132,22 +132,22 @@ def matched_bars(panels: Sequence[Bars], phone: bool) -> str:
             for offset, (value, low, high), color, name in ((-0.19, random_pool, "#9db8d6", "random pool"), (0.19, matched, "#0b2f66", "label-matched pool")):
                 axis.barh(index + offset, value, height=0.34, color=color, label=name if index == 0 else None, zorder=2)
                 if low is not None and high is not None:
-                    axis.plot([low, high], [index + offset] * 2, color=_INK, linewidth=1, zorder=3)
+                    axis.plot([low, high], [index + offset] * 2, color=INK, linewidth=1, zorder=3)
                 axis.text(
                     max(value, high or 0) + 0.015 * top,
                     index + offset,
                     f"{100 * value:.0f}%" if value >= 0.0995 else f"{100 * value:.1f}%",
                     va="center",
                     fontsize=8.5,
-                    color=_INK,
+                    color=INK,
                 )
-        axis.axvline(panel.chance, color=_INK, linewidth=1.1, linestyle=(0, (5, 3)), zorder=4, label="chance")
+        axis.axvline(panel.chance, color=INK, linewidth=1.1, linestyle=(0, (5, 3)), zorder=4, label="chance")
         axis.set_yticks(range(len(panel.rows)), [row[0] for row in panel.rows])
         axis.set_ylim(len(panel.rows) - 0.45, -0.55)
         axis.set_xlim(0, 1.22 * max(top, panel.chance))
         axis.locator_params(axis="x", nbins=5)
         _percent_axis(axis.xaxis)
-        _finish(axis, panel.title, "images linked at rank 1", "")
+        finish(axis, panel.title, "images linked at rank 1", "")
         axis.grid(axis="y", visible=False)
         axis.tick_params(axis="y", length=0)
     _legend(figure, axes[0], phone)
@@ -171,9 +171,9 @@ def trade_off(panels: Sequence[tuple[str, Sequence[Point], float | None]], phone
             )
         if before is not None:
             axis.axvline(before, color=_MUTED, linewidth=1.1, linestyle=(0, (1, 1.5)), zorder=1, label="probe before the head")
-        axis.axhline(0, color=_INK, linewidth=1.1, linestyle=(0, (5, 3)), zorder=1, label="chance")
+        axis.axhline(0, color=INK, linewidth=1.1, linestyle=(0, (5, 3)), zorder=1, label="chance")
         axis.margins(x=0.12, y=0.1)
-        _finish(axis, title, "linear-probe macro AUROC", "linkage, bits over chance")
+        finish(axis, title, "linear-probe macro AUROC", "linkage, bits over chance")
     _legend(figure, axes[0], phone)
     return _svg(figure)
 
@@ -189,7 +189,8 @@ def _canvas(panels: int, phone: bool, phone_height: float, desktop_height: float
     return figure, figure.subplots(1, panels, squeeze=False, sharey=panels > 1)[0]
 
 
-def _finish(axis: Any, title: str, x_label: str, y_label: str) -> None:
+def finish(axis: Any, title: str, x_label: str, y_label: str) -> None:
+    """Gives an axis its title, grid and labels; the y label only in the first column."""
     axis.set_title(title, loc="left", fontweight="bold", pad=8)
     axis.set_xlabel(x_label)
     first = axis.get_subplotspec().is_first_col()

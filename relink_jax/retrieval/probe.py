@@ -2,13 +2,13 @@
 
 import dataclasses
 import statistics
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from relink_jax.retrieval import arrange, engine, limits, product, sides
+from relink_jax.retrieval import arrange, engine, limits, product, sides, sweep
 from relink_jax.retrieval import layout as layouts
 from relink_jax.retrieval.counted import LABEL_MATCHED, Records
 from relink_jax.runtime import mesh as meshes
@@ -19,16 +19,54 @@ _ROUNDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """A pass whose candidates lie on the devices.
+    """A pass whose candidates lie on the devices, in one panel.
 
     Attributes:
-        call: runs its batches, host work and fetching of results included. product: the bare product over the same tiles.
-        flop: arithmetic of that product, padding included.
+        work, wanted, around: the pass, what it is asked for in its shapes, and its limits. columns: the candidates.
+        vectors: encoded images of each batch, by product.
     """
 
-    call: Callable[[], Any]
-    product: Callable[[], Any]
-    flop: int
+    work: engine.Engine
+    wanted: sides.Wanted
+    around: limits.Limits
+    columns: sides.Studies
+    vectors: Sequence[Any]
+
+    @property
+    def flop(self) -> int:
+        """Arithmetic of the product over the same tiles, padding included."""
+        return self.work.flop
+
+    def call(self) -> int:
+        """Runs the batches, host work and fetching of results included, and returns how many lists their certificates leave open (`toplists`)."""
+        opened = 0
+        for number, (_, _, _, settled), _ in self.work.steps(self.columns, self.work.empty(self.wanted), self.around, self.wanted):
+            opened += int((~settled & (number >= 0)).sum())
+        return opened
+
+    def product(self) -> Any:
+        """Runs the bare product over the same tiles."""
+        bare = product.bare_product(self.work.mesh, self.work.precision)
+        return jax.block_until_ready([bare(part, self.columns.vectors) for part in self.vectors])
+
+    def planned(self) -> int:
+        """Returns the bytes of one device that the layout of this pass plans for."""
+        work, records = self.work, self.work.records
+        row_bytes, platform = product.row_bytes(records.texts.shape[1], work.precision), work.mesh.devices.flat[0].platform
+        size = layouts.Size(len(records.study_text), row_bytes, self.wanted.codes, records.n_blocks, self.wanted.k, work.mesh.size, platform)
+        return layouts.taken(size, work.layout).total
+
+    def compiled(self) -> int:
+        """Returns the bytes of one device that the compiled step holds: arguments, results and temporaries, shared ones once.
+
+        0 where the backend does not tell.
+        """
+        batch = self.work.batch(self.work.images.number[0], self.work.images.block[0], self.around)
+        step: Any = sweep.program(self.work.mesh, self.wanted)
+        told = step.lower(batch, self.columns, self.work.empty(self.wanted)).compile().memory_analysis()
+        if told is None:
+            return 0
+        return int(told.argument_size_in_bytes + told.output_size_in_bytes + told.temp_size_in_bytes - told.alias_size_in_bytes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,20 +77,19 @@ class Speed:
     share: float
 
 
-def placed(records: Records, mesh: meshes.Mesh, wanted: sides.Wanted, layout: layouts.Layout = layouts.DEFAULT, precision: str = product.FLOAT32) -> Placed:
-    """Returns a pass over all records, in one panel, ready to be timed."""
+def placed(
+    records: Records,
+    mesh: meshes.Mesh,
+    wanted: sides.Wanted,
+    layout: layouts.Layout = layouts.DEFAULT,
+    precision: str = product.FLOAT32,
+    around: limits.Limits | None = None,
+) -> Placed:
+    """Returns a pass over all records, in one panel, ready to be timed; without limits `around` both are the float32 scores of the true pairs."""
     work = engine.Engine(records, mesh, layout, precision, wanted.k)
-    wanted, own = work.shaped(wanted), work.own_scores()
-    around = limits.exact(own, records.image_study, len(records.study_text))
-    columns = work.columns(around)
+    around = limits.exact(work.own_scores(), records.image_study, len(records.study_text)) if around is None else around
     vectors = [_parts(work.batch(number, block, around).vectors, work.height) for number, block in zip(work.images.number, work.images.block, strict=True)]
-    bare = product.bare_product(mesh, precision)
-
-    def call() -> None:
-        for _ in work.steps(columns, work.empty(wanted), around, wanted):
-            pass
-
-    return Placed(call, lambda: jax.block_until_ready([bare(part, columns.vectors) for part in vectors]), work.flop)
+    return Placed(work, work.shaped(wanted), around, work.columns(around), vectors)
 
 
 def _parts(vectors: jax.Array, height: int) -> jax.Array:
@@ -83,10 +120,13 @@ def reached(mesh: meshes.Mesh, dim: int, n_studies: int, k: int, precision: str 
 
 
 def records(candidates: int, dim: int, queries: int) -> Records:
-    """Returns seeded unit rows to time with: two studies a patient, 200 label codes, queries near their own text."""
+    """Returns seeded unit rows to time with: two studies a patient, 200 label codes, queries near their own text.
+
+    The queries are those of neighbouring studies, as in a few batches of a whole pass, and reach across the middle of all studies.
+    """
     generator = np.random.default_rng(0)
     texts = _unit(generator.standard_normal((candidates, dim), dtype=np.float32))
-    own = generator.integers(0, candidates, queries).astype(np.int32)
+    own = ((candidates // 2 - queries // 2 + np.arange(queries)) % candidates).astype(np.int32)
     images = _unit(0.3 * texts[own] + _unit(generator.standard_normal((queries, dim), dtype=np.float32)))
     number = np.arange(candidates, dtype=np.int32)
     return Records(images, own, texts, number, number // 2, {LABEL_MATCHED: generator.integers(0, 200, candidates).astype(np.int32)})

@@ -16,15 +16,23 @@ import numpy as np
 from relink_jax import config as config_lib
 from relink_jax import errors
 from relink_jax.encoders import peers, zoo
+from relink_jax.retrieval import peers as contestants
+from relink_jax.retrieval import product
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import progress
-from relink_jax.stages import bench_curve, bench_embed, bench_retrieval
+from relink_jax.stages import bench_curve, bench_embed, bench_growth, bench_retrieval
 from relink_jax.store import files
 
-SUBJECTS = ("embed", "retrieval", "curve")
-_ROUNDS, _BATCH = 7, 32
-_CANDIDATES, _DIM, _K = (29296, 43793), (512,), (10,)
+SUBJECTS = {
+    "embed": ("model", "batch"),
+    "retrieval": ("candidates", "dim", "k", "queries", "precision", "peers"),
+    "curve": ("candidates", "queries"),
+    "growth": ("candidates", "dim", "k", "queries", "plot"),
+}  # and the flags of each besides --rounds and --json
+_ROUNDS, _GROWTH_ROUNDS, _BATCH = 7, 5, 32
+_CANDIDATES, _DIM, _K = (29296, 43793, bench_retrieval.FULL), (512,), (10, 100)
 _CURVE = 43793
+_BASE = bench_growth.Pass(candidates=43793, queries=1024, dim=512, k=10, strata=2, devices=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,30 +55,41 @@ def run(
     dim: str = "",
     k: str = "",
     queries: str = "",
+    precision: str = "",
+    peers: str | None = None,
+    plot: str = "",
     json: str = "",
 ) -> Bench:
-    """Times `embed`, `retrieval` or `curve`; compilation is not timed.
+    """Times `embed`, `retrieval`, `curve` or `growth`; compilation is not timed.
 
     Args:
         model, batch: of embed: a packaged or published name (default: the packaged ones), and rows per call.
-        candidates, dim, k: of retrieval: sizes, several with commas between. queries: sampled queries (default: a few batches).
+        candidates, dim, k: of retrieval: sizes, several with commas between; of growth: one each, of the base case.
+        queries: sampled queries of retrieval (default: a few batches) and of growth's base case.
+        precision, peers: of retrieval: names with commas between; peers '' or 'none' for none, None for those that fit the devices.
         candidates, queries: of curve: one number each (default: 43,793).
-        json: file for the figures; empty writes none.
+        plot, json: files for the picture (growth) and the figures; empty writes none.
 
-    Raises: UsageError: another subject, an unknown model, sizes that are not positive, or no torch for embed.
+    Raises: UsageError: another subject, a flag of another subject, an unknown name, sizes that are not positive, or no torch for embed.
+        UnsoundError: a pass that counts wrongly.
     """
     config.validate()
     subject = " ".join(words)
     if subject not in SUBJECTS:
         raise errors.UsageError(errors.describe("what to measure", "'relink bench'", " or ".join(SUBJECTS), repr(subject)) + errors.suggest(subject, SUBJECTS))
-    n_rounds = _sizes("rounds", rounds, (_ROUNDS,))[0]
+    given = {"model": model or "", "batch": batch, "candidates": candidates, "dim": dim, "k": k, "queries": queries, "precision": precision}
+    _check_flags(subject, [*(name for name, value in given.items() if value), *["peers"] * (peers is not None), *["plot"] * bool(plot)])
+    n_rounds = _one("rounds", rounds, _GROWTH_ROUNDS if subject == "growth" else _ROUNDS)
     if subject == "embed":
-        made = _embed([model] if model else list(config.models), _sizes("batch", batch, (_BATCH,))[0], n_rounds)
+        made = _embed([model] if model else list(config.models), _one("batch", batch, _BATCH), n_rounds)
     elif subject == "curve":
-        made = _curve(_sizes("candidates", candidates, (_CURVE,))[0], _sizes("queries", queries, (_CURVE,))[0], n_rounds)
+        made = _curve(_one("candidates", candidates, _CURVE), _one("queries", queries, _CURVE), n_rounds)
+    elif subject == "growth":
+        sizes = {name: _one(name, text, getattr(_BASE, name)) for name, text in given.items() if name in ("candidates", "dim", "k", "queries")}
+        made = _growth(dataclasses.replace(_BASE, **sizes), n_rounds, plot)
     else:
-        cases = itertools.product(_sizes("candidates", candidates, _CANDIDATES), _sizes("dim", dim, _DIM), _sizes("k", k, _K))
-        made = _retrieval(list(cases), _sizes("queries", queries, (0,))[0], n_rounds)
+        sizes_of = (_sizes("candidates", candidates, _CANDIDATES), _sizes("dim", dim, _DIM), _sizes("k", k, _K))
+        made = _retrieval(sizes_of, _precisions(precision), _one("queries", queries, 0), n_rounds, peers)
     if json:
         files.write_json(pathlib.Path(json), made.values)
     return made
@@ -105,15 +124,34 @@ def _embed(names: list[str], batch: int, rounds: int) -> Bench:
     return Bench(text, {"where": where, "rows": [dataclasses.asdict(row) for row in rows]})
 
 
-def _retrieval(cases: Sequence[tuple[int, int, int]], queries: int, rounds: int) -> Bench:
+def _retrieval(
+    sizes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]], precisions: Sequence[str], queries: int, rounds: int, peers_text: str | None
+) -> Bench:
     meshes.share_cpu()
+    on_gpu = bench_retrieval.has_gpu()
+    chosen = _peers(peers_text, bench_retrieval.GPU_PEERS if on_gpu else tuple(contestants.PEERS))
+    precisions = precisions or (bench_retrieval.ON_GPU if on_gpu else (product.FLOAT32,))
+    cases = [bench_retrieval.Asked(*size, precision) for size, precision in itertools.product(itertools.product(*sizes), precisions)]
+    for case in cases:
+        product.check(case.precision, meshes.make_mesh())
+        if case.k > case.candidates:
+            raise errors.UsageError(errors.describe("size", "flag --k", f"at most the candidates, {case.candidates:,}", f"{case.k:,}"))
     measured = []
-    with progress.bar(len(cases), "bench retrieval", "cases") as bar:
-        for many, dim, k in cases:
-            measured.append(bench_retrieval.measure(many, dim, k, queries, rounds))
-            bar.update(1)
-    where = f"{_where()}, {rounds} alternating rounds, float32"
+    for case in progress.track(cases, len(cases), "bench retrieval", "cases"):
+        measured.append(bench_retrieval.measure(case, queries, rounds, chosen))
+    where = f"{_where()}, {rounds} alternating rounds"
     return Bench(bench_retrieval.table(measured, where), {"where": where, "cases": [dataclasses.asdict(case) for case in measured]})
+
+
+def _growth(base: bench_growth.Pass, rounds: int, plot: str) -> Bench:
+    if plot and not plot.endswith(".png"):
+        raise errors.UsageError(errors.describe("picture", "flag --plot", "a file name that ends in .png", repr(pathlib.Path(plot).name)))
+    meshes.share_cpu()
+    base = dataclasses.replace(base, devices=jax.device_count())
+    points, where = bench_growth.measure(base, rounds), f"{_where()}, {rounds} alternating rounds, float32"
+    if plot:
+        files.write_bytes(pathlib.Path(plot), bench_growth.picture(base, points))
+    return Bench(bench_growth.table(base, points, where), {"where": where, **bench_growth.values(base, points)})
 
 
 def _curve(candidates: int, queries: int, rounds: int) -> Bench:
@@ -123,6 +161,44 @@ def _curve(candidates: int, queries: int, rounds: int) -> Bench:
     where = f"{_where()}, numpy {np.__version__}, {rounds} rounds"
     values = {"where": where, "curves": [dataclasses.asdict(row) for row in curves], "errors": [dataclasses.asdict(row) for row in found]}
     return Bench(bench_curve.table(curves, found, where), values)
+
+
+def _check_flags(subject: str, given: Sequence[str]) -> None:
+    """Raises `UsageError` for a flag that the subject does not have."""
+    for name in given:
+        if name not in SUBJECTS[subject]:
+            known = ", ".join(f"--{flag}" for flag in (*SUBJECTS[subject], "rounds", "json"))
+            raise errors.UsageError(errors.describe("flag of another benchmark", f"'relink bench {subject}'", known, f"--{name}"))
+
+
+def _one(name: str, text: str, default: int) -> int:
+    """Returns the whole number of a flag; `UsageError` for anything else, several numbers among it."""
+    sizes = _sizes(name, text, (default,))
+    if len(sizes) > 1:
+        raise errors.UsageError(errors.describe("size", f"flag --{name}", "one whole number of at least 1", repr(text)))
+    return sizes[0]
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    """Returns the names of --precision, none when it is empty; `UsageError` for an unknown one."""
+    names = tuple(text.split(",")) if text else ()
+    for name in names:
+        if name not in product.PRECISIONS:
+            expected = f"of {', '.join(product.PRECISIONS)}, commas between"
+            raise errors.UsageError(errors.describe("precision", "flag --precision", expected, repr(name)) + errors.suggest(name, product.PRECISIONS))
+    return names
+
+
+def _peers(text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the names of --peers, none for '' and 'none'; `UsageError` for an unknown one."""
+    if text is None:
+        return default
+    names = () if text in ("", "none") else tuple(text.split(","))
+    for name in names:
+        if name not in contestants.PEERS:
+            expected = f"of {', '.join(contestants.PEERS)}, commas between, or none"
+            raise errors.UsageError(errors.describe("peer", "flag --peers", expected, repr(name)) + errors.suggest(name, contestants.PEERS))
+    return names
 
 
 def _sizes(name: str, text: str, default: tuple[int, ...]) -> tuple[int, ...]:

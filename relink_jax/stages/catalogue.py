@@ -91,8 +91,20 @@ TorchScript programs and pickles of whole objects need --trust_pickle and pip in
 --to=hf writes towers and heads back, float32, every tensor of the source, into WORKDIR/export/MODEL/ARM"""
 _BENCH_NOTES = """embed: both sides get random weights of the model's geometry, the same batch and padding, float32, and one thread per CPU, in turns in
 one process; needs torch (pip install 'relink_jax[convert]'), and no checkpoint
-retrieval: the counting pass takes turns with the bare product of its tiles, NumPy, and torch and FAISS where they are installed
-curve: Recall@k and MRR at 30 pool sizes of drawn counts, and their largest error against exact integers, up to 10,000,000 candidates"""
+  relink bench embed --model=biomedclip --batch=8
+retrieval: the counting pass, first held against float64, takes turns with the bare product of its tiles, with everything an audit asks of it,
+and with the peers of --peers that are installed; a case for every combination of candidates, dim, k and precision; memory at the peak
+  relink bench retrieval --candidates=43793 --k=10 --json=bench.json
+  relink bench retrieval --candidates=29296 --dim=128,512,768,1152 --k=10 --peers=none
+  relink bench retrieval --candidates=43793 --k=10 --precision=float32,bf16x3,bf16,tf32 --peers=torch,faiss
+on a GPU the same command measures float32, bf16x3 and bf16 with equal counts, against torch and FAISS on that GPU, and extrapolates the
+seconds of 406,241 x 406,241:
+  XLA_PYTHON_CLIENT_PREALLOCATE=false relink bench retrieval --candidates=406241 --k=10 --json=gpu.json
+curve: Recall@k and MRR at 30 pool sizes of drawn counts, and their largest error against exact integers, up to 10,000,000 candidates
+  relink bench curve --candidates=43793
+growth: from a base case, one thing varied at a time: candidates, queries, D, strata, k and devices; times and memory as multiples of the base's
+  relink bench growth --plot=growth.png --json=growth.json
+  relink bench growth --candidates=20000 --queries=512 --dim=128 --rounds=3"""
 
 
 def _names(names: Iterable[str]) -> str:
@@ -181,20 +193,34 @@ STAGES = {
         needs_workdir=False,
     ),
     "bench": Stage(
-        "print speed as ratios: our towers against torch's, the counting pass against the bare matrix product and its peers, the curve over pool sizes",
+        "print speed as ratios: our towers against torch's, the counting pass against the bare matrix product and its peers, and how it grows, the curve",
         (),
         "relink bench retrieval --candidates=43793 --dim=512 --k=10,100",
         (
-            Alias("rounds", "", "alternating rounds; medians are compared (default 7)"),
+            Alias("rounds", "", "alternating rounds; medians are compared (default 7; growth: 5)"),
             Alias("model", "", "embed: a packaged model or one of the published names; default the four packaged ones"),
             Alias("batch", "", "embed: images or texts per call (default 32)"),
-            Alias("candidates", "", "retrieval: candidates, several with commas between (default 29296,43793); curve: one number (default 43793)"),
-            Alias("dim", "", "retrieval: embedding widths D (default 512)"),
-            Alias("k", "", "retrieval: lengths of the top list (default 10)"),
-            Alias("queries", "", "retrieval: queries of the sample (default 2048, or 512 from 100,000 candidates on); curve: queries (default 43793)"),
+            Alias(
+                "candidates",
+                "",
+                "retrieval: candidates, several with commas between (default 29296,43793,406241); curve, and growth's base case: one number (default 43793)",
+            ),
+            Alias("dim", "", "retrieval: embedding widths D (default 512); growth: the base case's (default 512)"),
+            Alias("k", "", "retrieval: lengths of the top list (default 10,100); growth: the base case's (default 10)"),
+            Alias(
+                "queries",
+                "",
+                "retrieval: queries of the sample (default 2048, 512 from 100,000 candidates on, four batches on an accelerator); "
+                "curve: queries (default 43793); growth: the base case's (default 1024)",
+            ),
+            Alias("precision", "", "retrieval: of float32, bf16x3, bf16, tf32, several with commas between (default float32; on a GPU float32,bf16x3,bf16)"),
+            Alias(
+                "peers", "", "retrieval: of openblas, faiss, numpy, torch, argsort, several with commas between, or none (default all; on a GPU torch,faiss)"
+            ),
+            Alias("plot", "", "growth: file for the picture, a PNG with a panel for each thing varied"),
             Alias("json", "", "file for the same figures as JSON"),
         ),
-        positional="embed | retrieval | curve",
+        positional="embed | retrieval | curve | growth",
         needs_workdir=False,
         notes=_BENCH_NOTES,
     ),

@@ -1,5 +1,6 @@
 """What the counting pass is timed against gives the same answer, and the benchmark's table says what it measured."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -42,6 +43,29 @@ def test_the_same_answer(task, ours, name):
     np.testing.assert_array_equal(np.take_along_axis(scores, whole[4], axis=1), ours.top_score)
 
 
+@pytest.mark.parametrize("name", ["numpy_counts", "torch_counts"])
+def test_the_same_answer_in_blocks_of_any_height(task, name, monkeypatch):
+    """Blocks as low as a large database makes them give what high ones give, and a list may be as long as the database."""
+    if name == "torch_counts":
+        pytest.importorskip("torch")
+    long = dataclasses.replace(task, k=len(task.candidates))
+    high = [np.concatenate([np.asarray(part) for part in getattr(peers, name)(long)()[place::5]]) for place in range(4)]
+    monkeypatch.setattr(peers, "_SCORES", 100 * len(task.candidates))
+    parts = [np.asarray(part) for part in getattr(peers, name)(long)()]
+    assert {len(part) for part in parts[:-5]} == {64}
+    for place in range(4):
+        np.testing.assert_array_equal(np.concatenate(parts[place::5]), high[place])
+    assert sorted(parts[4][0].tolist()) == list(range(len(task.candidates)))
+
+
+def test_peers_on_a_gpu_say_so():
+    assert peers.Peer("FAISS", peers.faiss_lists, lambda: True).name == "FAISS (GPU)"
+    assert [peer.name for peer in peers.PEERS.values()] == [
+        peer.told + (" (GPU)" if on_gpu else "")
+        for peer, on_gpu in zip(peers.PEERS.values(), (False, peers.faiss_on_gpu(), False, peers.torch_on_gpu(), False), strict=True)
+    ]
+
+
 def test_ranks_by_sorting_lie_between_the_ties(task):
     rank = np.concatenate(peers.numpy_argsort(task)())
     scores = (task.queries @ task.candidates.T).astype(np.float64)
@@ -82,4 +106,4 @@ def test_what_cannot_be_measured_is_one_sentence(capsys, words, told):
 
 
 def test_subjects_are_those_of_the_help():
-    assert bench.SUBJECTS == ("embed", "retrieval", "curve")
+    assert tuple(bench.SUBJECTS) == ("embed", "retrieval", "curve", "growth")
