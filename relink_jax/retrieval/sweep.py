@@ -114,19 +114,25 @@ def _listed(kept: toplists.Kept | None, images: Images, studies: Studies, wanted
 def _pass(images: Images, studies: Studies, state: jax.Array, wanted: Wanted) -> tuple[jax.Array, toplists.Kept | None, jax.Array]:
     """Returns (counts of images [J, n_answers + 1, R], kept groups by tile, counts of studies) after every tile, each met part by part of the images."""
     parts = _in_parts(images, wanted.height or len(images.study))
+    n_tiles, n_parts = len(studies.study), len(parts.study)
+    meet = _meet if n_parts == 1 else _meet_any
+    *shapes, _ = jax.eval_shape(functools.partial(_meet, wanted=wanted), *jax.tree.map(lambda one: one[0], (parts, studies)))
+    room = jax.tree.map(lambda one: lax.empty((n_tiles, n_parts, *one.shape), one.dtype), shapes)  # every place is written once
 
-    def one_tile(state: jax.Array, given: tuple[jax.Array, Studies]) -> tuple[jax.Array, Any]:
+    def one_tile(carried: Any, given: tuple[jax.Array, Studies]) -> tuple[Any, None]:
         index, tile = given
 
-        def one_part(state: jax.Array, part: Images) -> tuple[jax.Array, Any]:
-            counts, kept, of_studies = _meet(part, tile, wanted) if len(parts.study) == 1 else _meet_any(part, tile, wanted)
-            return state if of_studies is None else tally.add_studies(state, index, of_studies, part.block, wanted), (counts, kept)
+        def one_part(carried: Any, given: tuple[jax.Array, Images]) -> tuple[Any, None]:
+            (state, room), (number, part) = carried, given
+            *found, of_studies = meet(part, tile, wanted)
+            room = jax.tree.map(lambda whole, one: whole.at[index, number].set(one), room, found)
+            return (state if of_studies is None else tally.add_studies(state, index, of_studies, part.block, wanted), room), None
 
-        return lax.scan(one_part, state, parts)
+        return lax.scan(one_part, carried, (jnp.arange(n_parts, dtype=jnp.int32), parts))[0], None
 
-    state, (found, kept) = lax.scan(one_tile, state, (jnp.arange(len(studies.study), dtype=jnp.int32), studies))
-    joined = jnp.moveaxis(found, 1, -2).reshape(len(found), *found.shape[2:-1], -1)
-    return tally.by_block(joined, studies.block[:, 0], wanted), jax.tree.map(lambda one: one.reshape(len(one), -1, *one.shape[3:]), kept), state
+    (state, (found, kept)), _ = lax.scan(one_tile, (state, room), (jnp.arange(n_tiles, dtype=jnp.int32), studies))
+    joined = jnp.moveaxis(found, 1, -2).reshape(n_tiles, *found.shape[2:-1], -1)
+    return tally.by_block(joined, studies.block[:, 0], wanted), jax.tree.map(lambda one: one.reshape(n_tiles, -1, *one.shape[3:]), kept), state
 
 
 def _in_parts(images: Images, height: int) -> Images:
