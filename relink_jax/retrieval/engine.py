@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from relink_jax.retrieval import arrange, sides, sweep
+from relink_jax.retrieval import arrange, kernels, sides, sweep
 from relink_jax.retrieval import layout as layouts
 from relink_jax.retrieval import product as products
 from relink_jax.retrieval.counted import Records
@@ -58,9 +58,9 @@ class Engine:
         """Arithmetic of the product over all places, padding included."""
         return 2 * self.images.number.size * self.studies.number.size * products.width(self.records.texts.shape[1], self.precision)
 
-    def own_scores(self) -> np.ndarray:
-        """Returns the float32 score of every image against its own report, [Q], with the bits that a tile holds."""
-        step, records = products.own_scores(self.mesh), self.records
+    def own_scores(self, kernel: bool = False) -> np.ndarray:
+        """Returns the float32 score of every image against its own report, [Q], with the bits that a tile holds, or that a kernel sees."""
+        step, records = (kernels if kernel else products).own_scores(self.mesh), self.records
         places = arrange.arrange(len(records.images), self.images.width, unit=arrange.ROWS * self.mesh.size)
         scores = []
         for number in places.number:
@@ -75,6 +75,7 @@ class Engine:
         shares = self.images.block.reshape(len(self.images.block) * self._image_parts, -1)
         spans, image_spans = self.studies.blocks_per_part(), int((shares[:, -1] - shares[:, 0]).max()) + 1
         given = dataclasses.replace(wanted, blocks=self.records.n_blocks, split=self.layout.split, precision=self.precision)
+        kernels.check(given, self.mesh)
         return dataclasses.replace(given, kept=kept, spans=spans, image_spans=image_spans)
 
     def steps(
