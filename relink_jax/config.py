@@ -26,7 +26,11 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     **{"embed.precision": ("float32", "bf16"), "embed.map_dtype": ("float32", "float16"), "embed.prior": ("none", "table")},
     **{"heads.performance.clipping": ("closed_form", "vmap")},
     **{"audit.label_policy": ("quaternary", "ternary", "u_one", "u_zero"), "audit.same_patient": ("exclude", "negative"), "heads.train_split": SPLITS},
-    **{"audit.precision": ("float32", "bf16x3", "tf32", "bf16"), "audit.split": ("auto", "images", "studies", "ring")},
+    **{
+        "audit.precision": ("float32", "bf16x3", "tf32", "bf16"),
+        "audit.split": ("auto", "images", "studies", "ring"),
+        "audit.kernel": ("auto", "always", "never"),
+    },
     **{"heads.mechanism.objective": ("anchor_infonce",), "heads.mechanism.unit": ("patient", "pair"), "heads.mechanism.optimizer": ("sgd", "adam")},
 }
 
@@ -84,6 +88,9 @@ class AuditConfig(Section):
     tile: int = option(0, "candidate studies per tile of the counting pass; 0 chooses for the device; speed and memory only")
     panel: int = option(0, "candidate studies on the devices at a time; 0 for all that fit; speed and memory only")
     memory: float = option(0.0, "GiB of one device to plan for; 0 asks the device; speed and memory only")
+    kernel: str = option(
+        "auto", "count with a kernel that never writes scores (TPUs): always, never, or auto where it was measured faster; speed and memory only"
+    )
     seed: int = option(0, "seed of bootstrap and Monte Carlo draws")
 
 

@@ -39,6 +39,7 @@ def audit_inputs(
     tile: int = 0,
     panel: int = 0,
     memory: int = 0,
+    kernel: str = AUTO,
     seed: int = 0,
     directory: pathlib.Path | None = None,
 ) -> result.AuditResult:
@@ -55,7 +56,7 @@ def audit_inputs(
         bootstrap_replicates, level: patient-clustered intervals.
         mc_repeats: sampled pools per query as a cross-check of the closed form; 0 for none.
         precision: of the matrix product, see `retrieval.product`; faster ones end with the integers of exact scores.
-        split, query_block, tile, panel, memory: how the pass lies on the devices, see `retrieval.layout`; speed and memory only.
+        split, query_block, tile, panel, memory, kernel: how the pass lies on the devices, see `retrieval.layout`; speed and memory only.
         seed: of bootstrap, Monte Carlo and the choice of rechecked queries.
         directory: where finished parts of the counting pass are kept, so that one that stops goes on; None keeps none.
     Raises:
@@ -82,7 +83,7 @@ def audit_inputs(
     codes = strata.label_codes(inputs.study_labels, inputs.study_has_labels, label_policy)
     metrics.check_sizes(largest_pool(inputs, same_patient), pool_sizes, ks)
     records = Records(inputs.images, inputs.image_study, inputs.texts, inputs.study_text, exclusion, {LABEL_MATCHED: codes})
-    layout = Layout(split, query_block, tile, panel, memory)
+    layout = Layout(split, query_block, tile, panel, memory, kernel=kernel)
     counted = counting.count(records, mesh=mesh, top_k=top_k, layout=layout, precision=precision, directory=directory)
     checks = {"recheck": recheck.recheck(records, counted, seed=seed), "tie_sensitivity": result.tie_sensitivity(counted[I2R])}
     if precision != FLOAT32:

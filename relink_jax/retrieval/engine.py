@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from relink_jax.retrieval import arrange, sides, sweep
+from relink_jax.retrieval import arrange, kernels, sides, sweep
 from relink_jax.retrieval import layout as layouts
 from relink_jax.retrieval import product as products
 from relink_jax.retrieval.counted import Records
@@ -61,9 +61,9 @@ class Engine:
         """Arithmetic of the product over all places, padding included."""
         return 2 * self.images.number.size * self.studies.number.size * products.width(self.records.texts.shape[1], self.precision)
 
-    def own_scores(self) -> np.ndarray:
-        """Returns the float32 score of every image against its own report, [Q], with the bits that a tile holds."""
-        step, records = products.own_scores(self.mesh), self.records
+    def own_scores(self, wanted: sides.Wanted) -> np.ndarray:
+        """Returns the float32 score of every image against its own report, [Q], with the bits that a pass for `wanted` sees."""
+        step, records = (kernels if self.shaped(wanted).kernel else products).own_scores(self.mesh), self.records
         height = meshes.padded(min(self.height, self.images.width // self.mesh.size), arrange.ROWS)
         places = arrange.arrange(len(records.images), self.images.width, unit=height * self.mesh.size)
         scores = []
@@ -77,12 +77,17 @@ class Engine:
         return places.back(np.concatenate([np.asarray(score).ravel() for score in scores]), len(records.images))
 
     def shaped(self, wanted: sides.Wanted) -> sides.Wanted:
-        """Returns `wanted` with the shapes, the split and the precision of this pass."""
-        kept = layouts.kept_groups(wanted.k, self.tiles)
-        shares = self.images.block.reshape(self.images.number.size // self.height, -1)
-        spans, image_spans = self.studies.blocks_per_part(), int((shares[:, -1] - shares[:, 0]).max()) + 1
+        """Returns `wanted` with the shapes, the split, the precision and the kernel of this pass.
+
+        Raises: UsageError: a kernel that is always wanted, for what the devices have none.
+        """
         given = dataclasses.replace(wanted, blocks=self.records.n_blocks, split=self.layout.split, precision=self.precision)
-        return dataclasses.replace(given, kept=kept, spans=spans, image_spans=image_spans, height=self.height)
+        given = dataclasses.replace(given, kernel=kernels.chosen(self.mesh, given, self.layout.kernel))
+        kept = layouts.kept_groups(wanted.k, self.tiles)
+        height = self.images.width // self._image_parts if given.kernel else self.height
+        shares = self.images.block.reshape(self.images.number.size // height, -1)
+        spans, image_spans = self.studies.blocks_per_part(), int((shares[:, -1] - shares[:, 0]).max()) + 1
+        return dataclasses.replace(given, kept=kept, spans=spans, image_spans=image_spans, height=height)
 
     def steps(
         self, columns: sides.Studies, state: jax.Array, limits: Limits, wanted: sides.Wanted, rows: slice = slice(None)

@@ -50,9 +50,10 @@ class Pass:
         Raises: UnsoundError: a tile did not hold the scores of the true pairs bit for bit. StoreError: see `loop.run`.
         """
         work = engine.Engine(records, self.mesh, self.layout, k=k)
-        own = work.own_scores()
+        wanted = sides.Wanted(codes=len(records.codes), studies=studies, k=k)
+        own = work.own_scores(wanted)
         around = limits.exact(own, records.image_study, len(records.study_text))
-        found = loop.run(work, sides.Wanted(codes=len(records.codes), studies=studies, k=k), around, what, directory)
+        found = loop.run(work, wanted, around, what, directory)
         check(found, around)
         near = found.per_image[:, -3:-1].sum(axis=0, dtype=np.int64)
         return Linked(own, around.study_high, found.per_image[:, :-3], found.per_study[:, :-1], near, (found.top_id, found.top_score))

@@ -7,6 +7,7 @@ from relink_jax import errors
 
 SPLITS = IMAGES, STUDIES, RING = ("images", "studies", "ring")
 AUTO = "auto"
+KERNELS = ALWAYS, NEVER = ("always", "never")
 _FIELDS = 7  # 4-byte columns of a study beside its vector and codes: number, key, text, two limits, best image, share of the groups' blocks
 _SHARE = 0.8  # of a device's memory that is planned for
 _WIDE, _NARROW, _SHORT = 64, 16, 16  # groups of short lists, of others, and how long a short one is
@@ -32,6 +33,7 @@ class Layout:
         panel: studies on the devices at a time, the rest waits on the host; 0 for all of them, or as many as `chosen` finds room for.
         memory: bytes of one device to plan for; 0 asks the device, and one that does not tell has no limit.
         height: images per product, of a step's images on one device; 0 chooses for the device.
+        kernel: whether tiles are counted by a kernel that never writes their scores, one of `KERNELS`; 'auto' where it was measured to be faster.
     """
 
     split: str = AUTO
@@ -40,11 +42,13 @@ class Layout:
     panel: int = 0
     memory: int = 0
     height: int = 0
+    kernel: str = AUTO
 
     def __post_init__(self) -> None:
-        if self.split not in (AUTO, *SPLITS):
-            expected = f"one of {', '.join((AUTO, *SPLITS))}"
-            raise errors.UsageError(errors.describe("unknown split", "counting pass", expected, repr(self.split)) + errors.suggest(self.split, SPLITS))
+        for what, given, known in (("split", self.split, SPLITS), ("kernel", self.kernel, KERNELS)):
+            if given not in (AUTO, *known):
+                expected = f"one of {', '.join((AUTO, *known))}"
+                raise errors.UsageError(errors.describe(f"unknown {what}", "counting pass", expected, repr(given)) + errors.suggest(given, known))
 
 
 DEFAULT = Layout()

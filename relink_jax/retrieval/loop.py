@@ -123,7 +123,7 @@ def _counted(work: engine.Engine, columns: sides.Studies, wanted: sides.Wanted, 
 
 def _settle(work: engine.Engine, columns: sides.Studies, limits: Limits, wanted: sides.Wanted, left: np.ndarray, score: np.ndarray, place: np.ndarray) -> None:
     """Fills in the top lists of images `left` from tiles that keep as many groups as exactness can need."""
-    exact = dataclasses.replace(wanted, kept=wanted.k, studies=False, near=False)
+    exact = dataclasses.replace(wanted, kept=wanted.k, studies=False, near=False, kernel=False)
     step, state, width = sweep.program(work.mesh, exact), work.empty(exact), work.images.width
     for first in range(0, len(left), width):
         chosen = left[first : first + width]

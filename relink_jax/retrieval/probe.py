@@ -87,7 +87,7 @@ def placed(
 ) -> Placed:
     """Returns a pass over all records, in one panel, ready to be timed; without limits `around` both are the float32 scores of the true pairs."""
     work = engine.Engine(records, mesh, layout, precision, wanted.k)
-    around = limits.exact(work.own_scores(), records.image_study, len(records.study_text)) if around is None else around
+    around = limits.exact(work.own_scores(wanted), records.image_study, len(records.study_text)) if around is None else around
     vectors = [_parts(work.batch(number, block, around).vectors, work.height) for number, block in zip(work.images.number, work.images.block, strict=True)]
     return Placed(work, work.shaped(wanted), around, work.columns(around), vectors)
 

@@ -56,6 +56,7 @@ class Wanted:
         height: images per product, a divisor of a step's images on one device; 0 for all of them.
         blocks: jackknife blocks J, 1 for none. spans, image_spans: largest number of them in one tile, and in one batch per device.
         split: what the devices share, one of `layout.SPLITS`.
+        kernel: whether tiles are counted by a kernel, see `kernels`.
     """
 
     codes: int = 1
@@ -70,6 +71,7 @@ class Wanted:
     spans: int = 1
     image_spans: int = 1
     split: str = "images"
+    kernel: bool = False
 
     @property
     def banded(self) -> bool:

@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from relink_jax.retrieval import tally, toplists
+from relink_jax.retrieval import kernels, tally, toplists
 from relink_jax.retrieval.layout import IMAGES, RING, STUDIES, group_size
 from relink_jax.retrieval.product import product
 from relink_jax.retrieval.sides import Images, PerImage, Studies, Wanted
@@ -106,6 +106,8 @@ def _listed(kept: toplists.Kept | None, images: Images, studies: Studies, wanted
         return jnp.zeros((n, 0), jnp.float32), jnp.zeros((n, 0), jnp.int32), nothing
     joined = toplists.Kept(*(jnp.moveaxis(part, 0, 1).reshape(n, -1, *part.shape[3:]) for part in kept))
     score, place = toplists.select(joined, wanted.k)
+    if wanted.kernel:
+        return score, place, kernels.doubt(joined)
     if wanted.kept >= min(wanted.k, studies.study.shape[1] // kept.scores.shape[3]):
         return score, place, nothing
     return score, place, jnp.max(jnp.min(kept.best, axis=2), axis=0)
@@ -113,6 +115,8 @@ def _listed(kept: toplists.Kept | None, images: Images, studies: Studies, wanted
 
 def _pass(images: Images, studies: Studies, state: jax.Array, wanted: Wanted) -> tuple[jax.Array, toplists.Kept | None, jax.Array]:
     """Returns (counts of images [J, n_answers + 1, R], kept groups by tile, counts of studies) after every tile, each met part by part of the images."""
+    if wanted.kernel:
+        return kernels.count(images, studies, state, wanted)
     parts = _in_parts(images, wanted.height or len(images.study))
     n_tiles, n_parts = len(studies.study), len(parts.study)
     meet = _meet if n_parts == 1 else _meet_any

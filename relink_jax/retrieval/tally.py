@@ -79,7 +79,7 @@ def count_studies(scores: jax.Array, images: Images, tile: Studies, wanted: Want
     by_group = packed.unpack(packed.sums([word.reshape(grouped) for word in words], axis=1), wanted.study_answers)
     spans = [by_group]
     if wanted.image_spans > 1:
-        number = (images.block - _first_span(images.block, wanted))[:, None]
+        number = (images.block - first_span(images.block, wanted))[:, None]
         spans = [[jnp.where(number == span, count, 0) for count in by_group] for span in range(wanted.image_spans)]
     return jnp.stack(packed.sums([count for span in spans for count in span], axis=0)).reshape(wanted.image_spans, len(by_group), -1)
 
@@ -94,12 +94,12 @@ def by_block(found: jax.Array, first: jax.Array, wanted: Wanted) -> jax.Array:
 
 def add_studies(state: jax.Array, index: jax.Array, found: jax.Array, block: jax.Array, wanted: Wanted) -> jax.Array:
     """Returns the state [J, n_tiles, n_answers + 1, T] with the counts of one tile added, [image_spans, n_answers + 1, T] of images of `block`."""
-    start = (_first_span(block, wanted), index, 0, 0)
+    start = (first_span(block, wanted), index, 0, 0)
     added = found[:, None]
     here = lax.dynamic_slice(state, start, added.shape)
     return lax.dynamic_update_slice(state, here + added, start)
 
 
-def _first_span(block: jax.Array, wanted: Wanted) -> jax.Array:
+def first_span(block: jax.Array, wanted: Wanted) -> jax.Array:
     """Returns the first of `image_spans` jackknife blocks that hold those of image groups, int32 [H // GROUP] and ascending."""
     return jnp.minimum(block[0], wanted.blocks - wanted.image_spans)

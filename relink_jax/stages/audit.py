@@ -132,6 +132,7 @@ def _audit(config: config_lib.RunConfig, prepared: inputs_lib.AuditInputs, mesh:
         tile=chosen.tile,
         panel=chosen.panel,
         memory=int(chosen.memory * 2**30),
+        kernel=chosen.kernel,
         seed=chosen.seed,
         directory=counting if work >= loop.LONG else None,
     )
