@@ -98,7 +98,8 @@ def test_ratios_of_a_faster_precision(tmp_path, capsys):
     assert cli.main(["bench", "retrieval", *words, f"--json={path}"]) == 0
     told, (case,) = capsys.readouterr().out, json.loads(path.read_text())["cases"]
     assert case["precision"] == "bf16"
-    assert set(case["ratios"]) == {"everything", "float32 pass", "exact count", "exact count, float32", "OpenBLAS product", "NumPy, same answer"}
+    ours = {"everything", "bank statistics", "impostors", "float32 pass", "exact count", "exact count, float32"}
+    assert set(case["ratios"]) == {*ours, "OpenBLAS product", "NumPy, same answer"}
     assert all(ratio > 0 for ratio in (*case["ratios"].values(), case["share"], case["product_share"], case["seconds"], case["rate"]))
     assert case["checked"] == bench_check.SAMPLE
     assert case["beyond"] <= case["beyond_all"]
@@ -110,12 +111,13 @@ def test_ratios_of_a_faster_precision(tmp_path, capsys):
 
 def test_a_ratio_is_of_seconds(monkeypatch, tmp_path):
     """Nothing is divided out: with invented seconds the ratios are theirs."""
-    seconds = {"plain": [2.0, 4.0, 1.0], "product": [1.0, 3.0, 0.9], "everything": [3.0, 5.0, 1.2], "OpenBLAS product": [0.5, 3.0, 1.8]}
+    seconds = {"plain": [2.0, 4.0, 1.0], "product": [1.0, 3.0, 0.9], "everything": [3.0, 5.0, 1.2], "bank statistics": [2.0, 2.0, 1.0]}
+    seconds |= {"impostors": [4.0, 8.0, 2.0], "OpenBLAS product": [0.5, 3.0, 1.8]}
     monkeypatch.setattr(bench_retrieval.timing, "alternating", lambda calls, rounds: list(seconds.values())[: len(calls)])
     case = bench_retrieval.measure(bench_retrieval.Asked(300, 16, 5), 64, 3, ["openblas"])
     assert case.seconds == 2.0
     assert case.share == 0.75
-    assert case.ratios == {"everything": 1.25, "OpenBLAS product": 0.75}
+    assert case.ratios == {"everything": 1.25, "bank statistics": 1.0, "impostors": 2.0, "OpenBLAS product": 0.75}
     assert case.product_share == 1.0
     assert case.whole is None
     assert case.settled is None

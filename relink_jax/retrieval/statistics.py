@@ -255,8 +255,8 @@ def _local(images: sides.Images, bank: sides.Studies, rates: jax.Array, *, asked
         return carried, (greatest, sums, kept)
 
     _, (greatest, sums, kept) = lax.scan(one_tile, None, bank)
-    score, place, left_behind = sweep._listed(kept, images, bank, asked.wanted)
-    return Found(greatest.T, jnp.moveaxis(sums, 0, 1), score, place, sweep._settled(score, left_behind))
+    score, place, left_behind = sweep.listed(kept, images, bank, asked.wanted)
+    return Found(greatest.T, jnp.moveaxis(sums, 0, 1), score, place, sweep.settled(score, left_behind))
 
 
 def _log_sums(scores: jax.Array, rates: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -32,7 +32,8 @@ def engine(records: Records, mesh: Mesh, layout: layouts.Layout, k: int = 0, mos
     Raises: UsageError: a layout that does not fit the devices' memory.
     """
     plain = dataclasses.replace(records, codes={}, block=None)
-    layout = dataclasses.replace(layout, split=layouts.IMAGES)
+    _, height, _ = layouts.default_shape(mesh.devices.flat[0].platform)
+    layout = dataclasses.replace(layout, split=layouts.IMAGES, query_block=layout.query_block or height * mesh.size)  # one product a step
     work = Engine(plain, mesh, layout, k=k)
     rows = work.images.width // mesh.size
     if most and rows * work.tiles * work.studies.width > most:

@@ -62,19 +62,18 @@ def program(mesh: Mesh, wanted: Wanted) -> Callable[..., tuple[PerImage, jax.Arr
 def _apart(images: Images, studies: Studies, state: jax.Array, *, wanted: Wanted) -> tuple[PerImage, jax.Array]:
     """Runs one device's images over all tiles."""
     found, kept, state = _pass(images, studies, state[0], wanted)
-    score, place, left_behind = _listed(kept, images, studies, wanted)
-    return PerImage(found, score, place, _settled(score, left_behind)), state[None]
+    score, place, left_behind = listed(kept, images, studies, wanted)
+    return PerImage(found, score, place, settled(score, left_behind)), state[None]
 
 
 def _joined(images: Images, studies: Studies, state: jax.Array, *, wanted: Wanted) -> tuple[PerImage, jax.Array]:
     """Runs all images over one device's tiles and joins what the devices found; places rise with the device."""
     found, kept, here = _pass(images, studies, state[0], wanted)
-    score, place, left_behind = _listed(kept, images, studies, wanted)
+    score, place, left_behind = listed(kept, images, studies, wanted)
     if wanted.k:
         scores, places = (lax.all_gather(array, meshes.DATA, axis=1, tiled=True) for array in (score, place))
         score, place = toplists.merge(scores, places, wanted.k)
-    settled = _settled(score, lax.pmax(left_behind, meshes.DATA))
-    return PerImage(lax.psum(found, meshes.DATA), score, place, settled), here[None]
+    return PerImage(lax.psum(found, meshes.DATA), score, place, settled(score, lax.pmax(left_behind, meshes.DATA))), here[None]
 
 
 def _round(images: Images, studies: Studies, state: jax.Array, *, wanted: Wanted) -> tuple[PerImage, jax.Array]:
@@ -89,16 +88,16 @@ def _round(images: Images, studies: Studies, state: jax.Array, *, wanted: Wanted
 
     (_, here), (found, kept) = lax.scan(visit, (studies, state[0]), None, length=n)
     kept = jax.tree.map(lambda part: part[(me - jnp.arange(n)) % n].reshape(-1, *part.shape[2:]), kept)  # in order of device again
-    score, place, left_behind = _listed(kept, images, studies, wanted)
-    return PerImage(jnp.sum(found, axis=0), score, place, _settled(score, left_behind)), here[None]
+    score, place, left_behind = listed(kept, images, studies, wanted)
+    return PerImage(jnp.sum(found, axis=0), score, place, settled(score, left_behind)), here[None]
 
 
-def _settled(score: jax.Array, left_behind: jax.Array) -> jax.Array:
+def settled(score: jax.Array, left_behind: jax.Array) -> jax.Array:
     """Returns whether lists [R, k] are exact when no score that was left behind is above `left_behind` [R], -inf for none."""
     return (left_behind == -jnp.inf) | (left_behind < jnp.min(score, axis=1, initial=jnp.inf))
 
 
-def _listed(kept: toplists.Kept | None, images: Images, studies: Studies, wanted: Wanted) -> tuple[jax.Array, jax.Array, jax.Array]:
+def listed(kept: toplists.Kept | None, images: Images, studies: Studies, wanted: Wanted) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns (scores [R, k], places [R, k], a bound [R] of every score that is left behind and matters) of kept groups [n_tiles, R, n]."""
     n = len(images.study)
     nothing = jnp.full(n, -jnp.inf)

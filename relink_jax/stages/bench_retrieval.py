@@ -10,14 +10,14 @@ Compilation and the placing of candidates are not timed; host work, dispatch and
 import contextlib
 import dataclasses
 import os
-import statistics
 from collections.abc import Callable, Iterator, Sequence
+from statistics import median
 from typing import Any
 
 import jax
 import numpy as np
 
-from relink_jax.retrieval import exact, faster, layout, limits, peers, probe, product, sides
+from relink_jax.retrieval import exact, faster, impostors, layout, limits, peers, probe, product, sides, statistics
 from relink_jax.retrieval.counted import LABEL_MATCHED, Records
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import plan, timing
@@ -113,7 +113,22 @@ def float32_count(setting: Setting) -> Callable[[], Any]:
     return lambda: run.links(setting.data, False, setting.asked.k, None).per_image
 
 
-OURS: dict[str, Callable[[Setting], Callable[[], Any]]] = {_EVERYTHING: everything}  # of every case
+def bank_statistics(setting: Setting) -> Callable[[], Any]:
+    """Log sums at one temperature and the ten nearest candidates of each query, with mean and variance; from records, in float32."""
+    data = setting.data
+    return lambda: statistics.over_bank(data.images, data.texts, setting.mesh, (0.05,), 10).logsumexp
+
+
+def impostor_scores(setting: Setting) -> Callable[[], Any]:
+    """The histogram of all impostor pairs and its exact tail; from records, in float32."""
+    return lambda: impostors.count(setting.data, setting.mesh).histogram
+
+
+OURS: dict[str, Callable[[Setting], Callable[[], Any]]] = {  # of every case
+    _EVERYTHING: everything,
+    "bank statistics": bank_statistics,
+    "impostors": impostor_scores,
+}
 FASTER = {_FLOAT32: float32_pass, _COUNT: exact_count, _PLAIN_COUNT: float32_count}  # of a precision faster than float32 besides
 
 
@@ -153,13 +168,13 @@ def measure(asked: Asked, queries: int, rounds: int, contestants: Sequence[str])
         spent |= {name: [time * queries / few for time in spent[name]] for name in found}
         ratio = {name: _ratio(times, spent["plain"]) for name, times in spent.items() if name != "plain"}
         blas = spent.get(peers.PEERS["openblas"].name)
-        seconds = statistics.median(spent["plain"])
+        seconds = median(spent["plain"])
         return Case(
             **dataclasses.asdict(asked),
             queries=queries,
             seconds=seconds,
             whole=seconds * FULL / queries * FULL / asked.candidates if has_gpu() else None,
-            rate=statistics.median(plain.flop / time for time in spent["product"]),
+            rate=median(plain.flop / time for time in spent["product"]),
             share=ratio.pop("product"),
             product_share=None if blas is None else _ratio(blas, spent["product"]),
             ratios=ratio,
@@ -193,6 +208,7 @@ def _words(cases: Sequence[Case]) -> list[str]:
         "XLA/BLAS: speed of that bare product as a share of OpenBLAS's over the same queries and candidates",
         "then: seconds per query of each contestant over the plain pass's, for the same candidates, with nothing divided out",
         f"everything: both directions, four strata and {BLOCKS} jackknife blocks",
+        "bank statistics (mean, variance, one log sum, ten nearest) and impostors (histogram, exact tail): passes of their own, candidates placed",
     ]
     if any(case.settled for case in cases):
         told += [
@@ -256,4 +272,4 @@ def _peers(data: Records, k: int, names: Sequence[str], few: int) -> tuple[dict[
 
 
 def _ratio(times: Sequence[float], others: Sequence[float]) -> float:
-    return statistics.median(time / other for time, other in zip(times, others, strict=True))
+    return median(time / other for time, other in zip(times, others, strict=True))

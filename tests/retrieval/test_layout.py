@@ -1,12 +1,14 @@
 """The choice of what devices share: it fits the memory it is given, and panels change no number."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from test_counts import flat, records
 
-from relink_jax import errors
-from relink_jax.retrieval import counts, engine, limits, sides
+from relink_jax import config, errors
+from relink_jax.retrieval import counts, engine, layout, limits, product, sides
 from relink_jax.retrieval.layout import Layout, Size, chosen, taken
 from relink_jax.runtime import mesh as meshes
 
@@ -85,3 +87,18 @@ def test_a_step_is_made_of_whole_products(n, devices, split, width, height):
     work = engine.Engine(records(n, 40, 4), meshes.make_mesh(devices), Layout(split))
     assert (work.images.width, work.height) == (width, height)
     assert work.shaped(sides.Wanted()).height == height
+
+
+def test_a_panel_counts_twice_since_the_next_is_placed_meanwhile():
+    size = Size(10_000, 4 * 512)
+    whole = taken(dataclasses.replace(size, studies=3000), Layout("images")).candidates
+    assert taken(size, Layout("images", panel=3000)).candidates == 2 * whole
+    assert taken(size, Layout("images", panel=10_000)) == taken(size, Layout("images"))
+
+
+def test_the_settings_of_an_audit_are_those_of_the_engine():
+    assert config._CHOICES["audit.precision"] == product.PRECISIONS
+    assert config._CHOICES["audit.split"] == (layout.AUTO, *layout.SPLITS)
+    assert config._CHOICES["audit.kernel"] == (layout.AUTO, *layout.KERNELS)
+    with pytest.raises(errors.UsageError, match=r"unknown kernel in counting pass.*did you mean 'never'"):
+        Layout(kernel="nevr")
