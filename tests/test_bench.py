@@ -21,7 +21,7 @@ def placed(precision="float32", blocks=False, studies=False, k=7):
     return probe.placed(data, mesh, wanted, precision=precision, around=bench_check.around(data, precision))
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16x3", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bf16x3", "tf32")), "bf16"])
 def test_an_honest_pass_is_found_right(precision):
     assert bench_check.check(placed(precision), 9) == 9
 
@@ -92,6 +92,7 @@ def test_the_command_refuses_to_time_a_wrong_pass(monkeypatch, capsys):
     assert "counts differ from float64 in bench check of images" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ratios_of_a_faster_precision(tmp_path, capsys):
     path = tmp_path / "bench.json"
     words = ["--candidates=300", "--dim=16", "--k=5", "--queries=64", "--rounds=2", "--precision=bf16", "--peers=openblas,numpy"]

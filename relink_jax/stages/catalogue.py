@@ -210,7 +210,7 @@ STAGES = {
             Alias(
                 "queries",
                 "",
-                "retrieval: queries of the sample (default 2048, 512 from 100,000 candidates on, four batches on an accelerator); "
+                "retrieval: queries of the sample (default 4000, 2000 from 100,000 candidates on, four batches on an accelerator); "
                 "curve: queries (default 43793); growth: the base case's (default 1024)",
             ),
             Alias("precision", "", "retrieval: of float32, bf16x3, bf16, tf32, several with commas between (default float32; on a GPU float32,bf16x3,bf16)"),

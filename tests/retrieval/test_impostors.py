@@ -52,8 +52,8 @@ GRID = records(150, 333, 4)
 @pytest.mark.parametrize(
     ("devices", "layout", "bins"),
     [
-        (1, Layout(), 1 << 20),
-        (2, Layout("studies", 128, 128), 32),
+        pytest.param(1, Layout(), 1 << 20, marks=pytest.mark.slow),
+        pytest.param(2, Layout("studies", 128, 128), 32, marks=pytest.mark.slow),
         (3, Layout(query_block=192, tile=128, panel=256), 64),
         (8, Layout(), 2),
     ],
@@ -102,6 +102,7 @@ def test_any_guess_of_the_floor_ends_in_the_same_tail(guess, monkeypatch):
     assert looked_through
 
 
+@pytest.mark.slow
 def test_the_floor_of_a_sample_is_near_the_cut():
     data = records(600, 500, 8, seed=3, grid=False)
     work = impostors.streamed.engine(data, meshes.make_mesh(1), Layout(query_block=64))

@@ -45,7 +45,12 @@ def test_the_worked_example_of_normalisation():
 
 @pytest.mark.parametrize(
     ("devices", "layout", "offset"),
-    [(1, Layout(), False), (3, Layout("auto", 200, 256), True), (2, Layout("studies", 128, 128, panel=400), True), (8, Layout("auto", 0, 512), False)],
+    [
+        pytest.param(1, Layout(), False, marks=pytest.mark.slow),
+        (3, Layout("auto", 200, 256), True),
+        (2, Layout("studies", 128, 128, panel=400), True),
+        pytest.param(8, Layout("auto", 0, 512), False, marks=pytest.mark.slow),
+    ],
 )
 def test_unit_rows_agree_with_float64(devices, layout, offset):
     candidates, bank = sides(301, 1111, 24)
@@ -64,6 +69,7 @@ def test_unit_rows_agree_with_float64(devices, layout, offset):
     np.testing.assert_allclose(np.take_along_axis(scores, found.top_id, axis=1), best, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_log_sums_of_exact_scores_are_within_a_hundred_thousandth():
     """Scores of a grid of small integers over 64 have no rounding, so all of the error is that of the sum."""
     candidates, bank = sides(70, 20_000, 6, grid=True)
