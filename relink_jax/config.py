@@ -89,7 +89,7 @@ class AuditConfig(Section):
     panel: int = option(0, "candidate studies on the devices at a time; 0 for all that fit; speed and memory only")
     memory: float = option(0.0, "GiB of one device to plan for; 0 asks the device; speed and memory only")
     kernel: str = option(
-        "auto", "count with a kernel that never writes scores (TPUs): always, never, or auto where it was measured faster; speed and memory only"
+        "auto", "count with a kernel that never writes scores (TPU, Hopper): always, never, or auto where it was measured faster; speed and memory only"
     )
     seed: int = option(0, "seed of bootstrap and Monte Carlo draws")
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from relink_jax.retrieval import engine, exact, limits, loop, product, sides, tally
 from relink_jax.retrieval.counted import Records
-from relink_jax.retrieval.layout import Layout
+from relink_jax.retrieval.layout import AUTO, Layout
 from relink_jax.store.rows import RowSource
 
 INSIDE = 256  # candidates inside a query's band that are scored again
@@ -43,6 +43,11 @@ class Pass:
     mesh: Mesh
     layout: Layout
     precision: str
+
+    @property
+    def _plain(self) -> exact.Pass:
+        """Passes in float32 for what this one leaves open; a kernel that is forced here need not exist for them."""
+        return exact.Pass(self.mesh, dataclasses.replace(self.layout, kernel=AUTO))
 
     def links(self, records: Records, studies: bool, k: int, directory: pathlib.Path | None) -> exact.Linked:
         """Returns what `exact.Pass.links` does, for exact scores. Raises: UnsoundError: a true pair was not met inside its band."""
@@ -74,7 +79,7 @@ class Pass:
         """Returns what `exact.Pass.lists` does, in the order of exact scores."""
         n, n_studies = len(records.images), len(records.study_text)
         if not k:
-            return exact.Pass(self.mesh, self.layout).lists(records, 0)
+            return self._plain.lists(records, 0)
         wanted = sides.Wanted(codes=0, near=False, studies=False, k=_listed(k, n_studies))
         work = engine.Engine(records, self.mesh, self.layout, self.precision, wanted.k)
         found = loop.run(work, wanted, limits.nowhere(n, n_studies), "list images", directory and directory / "all")
@@ -96,7 +101,7 @@ class Pass:
             many = np.sort(np.concatenate([many, few[missed]]))
             _add(asked, few[~missed], ids[~missed])
         if len(many):
-            again = exact.Pass(self.mesh, self.layout).links(exact.some(asked.records, many), False, 0, directory and directory / "float32", what)
+            again = self._plain.links(exact.some(asked.records, many), False, 0, directory and directory / "float32", what)
             asked.answers[:, :, many], asked.near[:, many] = again.per_image, again.near
         band = float((asked.around.image_high - asked.own).max(initial=0.0))
         counted = {"queries_inside": int((inside > 0).sum()), "pairs_rescored": int(inside[few].sum()), "queries_recounted": len(many)}
@@ -114,7 +119,7 @@ class Pass:
         left = np.flatnonzero((ids[:, -1] >= 0) & (ids.shape[1] < len(records.study_text)) & ~(best[:, -1] > rough.min(axis=1) + band))
         best = best.astype(np.float32)
         if len(left):
-            ids_out[left], best[left] = exact.Pass(self.mesh, self.layout).lists(exact.some(records, left), k, directory, "list again")
+            ids_out[left], best[left] = self._plain.lists(exact.some(records, left), k, directory, "list again")
         return ids_out, best
 
 

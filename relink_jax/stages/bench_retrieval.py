@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from relink_jax.retrieval import exact, faster, impostors, layout, limits, peers, probe, product, sides, statistics
+from relink_jax.retrieval import exact, faster, impostors, kernels, layout, limits, peers, probe, product, sides, statistics
 from relink_jax.retrieval.counted import LABEL_MATCHED, Records
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import plan, timing
@@ -113,6 +113,14 @@ def float32_count(setting: Setting) -> Callable[[], Any]:
     return lambda: run.links(setting.data, False, setting.asked.k, None).per_image
 
 
+def kernel_pass(setting: Setting) -> Callable[[], Any]:
+    """The plain pass with the kernel of these devices, see `kernels`."""
+    always = layout.Layout(kernel=layout.ALWAYS)
+    placed = probe.placed(setting.data, setting.mesh, _plain(setting.asked.k), always, setting.asked.precision, setting.around)
+    bench_check.check(placed)
+    return placed.call
+
+
 def bank_statistics(setting: Setting) -> Callable[[], Any]:
     """Log sums at one temperature and the ten nearest candidates of each query, with mean and variance; from records, in float32."""
     data = setting.data
@@ -161,7 +169,8 @@ def measure(asked: Asked, queries: int, rounds: int, contestants: Sequence[str])
         checked, fast = bench_check.check(plain), asked.precision != product.FLOAT32
         settled = bench_check.settled(data, mesh, asked.precision, asked.k) if fast else None
         calls: dict[str, Callable[[], Any]] = {"plain": plain.call, "product": plain.product}
-        calls |= {name: make(setting) for name, make in {**OURS, **(FASTER if fast else {})}.items()}
+        ours = {**OURS, **(FASTER if fast else {}), **({"kernel": kernel_pass} if _has_kernel(asked, mesh) else {})}
+        calls |= {name: make(setting) for name, make in ours.items()}
         few = min(queries, PEER_QUERIES // (2 if asked.candidates >= 100_000 else 1)) if not has_gpu() else queries
         found, skipped = _peers(data, asked.k, contestants, few)
         spent = dict(zip(calls | found, timing.alternating(list((calls | found).values()), rounds), strict=True))
@@ -256,6 +265,12 @@ def _quietly() -> Iterator[None]:
 
 def _plain(k: int) -> sides.Wanted:
     return sides.Wanted(codes=1, near=False, studies=False, k=k)
+
+
+def _has_kernel(asked: Asked, mesh: meshes.Mesh) -> bool:
+    """Returns whether a kernel runs on these devices; where it is interpreted there is nothing to time."""
+    platform = kernels.platform_of(mesh.devices.flat[0])
+    return platform != "cpu" and kernels.supports(dataclasses.replace(_plain(asked.k), precision=asked.precision), platform)
 
 
 def _peers(data: Records, k: int, names: Sequence[str], few: int) -> tuple[dict[str, Callable[[], Any]], list[str]]:

@@ -1,6 +1,11 @@
-"""The kernels against the plain pass: the same integers, maxima and lists, interpreted step by step, and programs that TPUs accept."""
+"""The kernels against the plain pass: the same integers, maxima and lists, interpreted step by step, and programs that TPUs and GPUs accept.
+
+What compiles for long is slow: the default run counts one tile in each form, and one pass.
+"""
 
 import dataclasses
+import re
+import types
 
 import brute
 import jax
@@ -10,11 +15,31 @@ import pytest
 from test_counts import records
 
 from relink_jax import errors
-from relink_jax.retrieval import engine, exact, kernels, kernels_tpu, limits, loop, product, sides, sweep, tally
+from relink_jax.retrieval import counts, engine, exact, faster, kernels, kernels_hopper, kernels_tpu, limits, loop, product, sides, sweep, tally
 from relink_jax.retrieval.layout import Layout
 from relink_jax.runtime import mesh as meshes
 
 QUICK = {"xla_backend_optimization_level": 0}  # halves what it takes to compile
+FORMS = {"tpu": kernels_tpu, "hopper": kernels_hopper}
+
+
+def interpreted(form):
+    """Returns what interprets a form on CPUs. Mosaic GPU's interpreter has no public name, and it alone knows tensor cores, copies and barriers."""
+    if form == "tpu":
+        return True
+    reason = "this jax keeps Mosaic GPU's interpreter elsewhere, if it has one"
+    return pytest.importorskip("jax._src.pallas.mosaic_gpu.interpret.params", reason=reason).InterpretGPUParams()
+
+
+def tile_counts(form, images, tile, wanted):
+    """Returns what a form of the kernels counts in a tile, interpreted."""
+    counted = lambda a, b: FORMS[form].tile_counts(a, b, wanted, interpret=interpreted(form))  # noqa: E731
+    return jax.jit(counted, compiler_options=QUICK)(images, tile)
+
+
+def pair_scores(form, vectors, candidates):
+    """Returns scores of pairs by a form of the kernels, interpreted."""
+    return jax.jit(lambda a, b: FORMS[form].pair_scores(a, b, interpret=interpreted(form)), compiler_options=QUICK)(vectors, candidates)
 
 
 def sides_of(n_images, n_studies, dim, codes, blocks, precision, seed=0, grid=True):
@@ -51,13 +76,19 @@ def plain(images, tile, wanted):
 
 
 @pytest.mark.parametrize(
-    ("n_images", "n_studies", "dim", "codes", "blocks", "precision"),
-    [(320, 256, 5, 1, 1, "float32"), (64, 384, 8, 0, 4, "bf16x3"), (256, 1024, 7, 2, 2, "bf16")],
+    ("form", "n_images", "n_studies", "dim", "codes", "blocks", "precision"),
+    [
+        pytest.param("tpu", 320, 256, 5, 1, 1, "float32", marks=pytest.mark.slow),
+        ("tpu", 64, 384, 8, 0, 4, "bf16x3"),
+        pytest.param("tpu", 256, 1024, 7, 2, 2, "bf16", marks=pytest.mark.slow),
+        ("hopper", 80, 256, 9, 1, 1, "bf16"),
+        pytest.param("hopper", 80, 256, 120, 2, 3, "bf16x3", marks=pytest.mark.slow),  # more steps along the rows than are on their way at once
+    ],
 )
-def test_a_tile_is_counted_as_by_the_plain_pass(n_images, n_studies, dim, codes, blocks, precision):
+def test_a_tile_is_counted_as_by_the_plain_pass(form, n_images, n_studies, dim, codes, blocks, precision):
     images, tile, wanted = sides_of(n_images, n_studies, dim, codes, blocks, precision)
     maxima, of_images, of_studies = jax.jit(lambda a, b: plain(a, b, wanted))(images, tile)
-    found = jax.jit(lambda a, b: kernels_tpu.tile_counts(a, b, wanted, interpret=True), compiler_options=QUICK)(images, tile)
+    found = tile_counts(form, images, tile, wanted)
     np.testing.assert_array_equal(found[0], maxima)
     np.testing.assert_array_equal(found[1], of_images)
     np.testing.assert_array_equal(found[2], of_studies)
@@ -68,14 +99,21 @@ def test_a_tile_is_counted_as_by_the_plain_pass(n_images, n_studies, dim, codes,
 def test_scores_of_pairs_have_the_bits_of_the_tile():
     images, tile, wanted = sides_of(272, 128, 33, 0, 1, "float32", grid=False)
     wanted = dataclasses.replace(wanted, near=False, studies=False)
-    maxima, _, of_studies = jax.jit(lambda a, b: kernels_tpu.tile_counts(a, b, wanted, interpret=True), compiler_options=QUICK)(images, tile)
+    maxima, _, of_studies = tile_counts("tpu", images, tile, wanted)
     assert of_studies is None
-    pairs = jax.jit(lambda a, b: kernels_tpu.pair_scores(a, b, interpret=True), compiler_options=QUICK)
     for group in (0, 7):
         columns = slice(16 * group, 16 * group + 16)
-        scores = pairs(images.vectors, jnp.tile(tile.vectors[:, columns].T, (272, 1)))
+        scores = pair_scores("tpu", images.vectors, jnp.tile(tile.vectors[:, columns].T, (272, 1)))
         np.testing.assert_allclose(scores, images.vectors @ tile.vectors[:, columns], rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(jnp.max(jnp.where(tile.study[columns] >= 0, scores, -jnp.inf), axis=1), maxima[:, group])
+
+
+@pytest.mark.parametrize("each", [1, pytest.param(16, marks=pytest.mark.slow)])
+def test_hopper_scores_pairs_of_whole_numbers_exactly(each):
+    images, tile, _ = sides_of(80, 80 * each // 128 * 128 + 128, 30, 0, 1, "bf16x3")
+    candidates = tile.vectors.T[: 80 * each]
+    expected = np.einsum("rd,rcd->rc", np.asarray(images.vectors, np.float32), np.asarray(candidates, np.float32).reshape(80, each, -1))
+    np.testing.assert_array_equal(pair_scores("hopper", images.vectors, candidates), expected)
 
 
 def counted(data, devices, layout, k, kernel):
@@ -89,6 +127,7 @@ def counted(data, devices, layout, k, kernel):
     return own, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "layout", "k", "blocks"),
     [(2, Layout("studies", 64, 128), 9, 0), (2, Layout("ring", 256, 128), 3, 3)],
@@ -102,6 +141,7 @@ def test_a_pass_finds_what_the_plain_one_does(devices, layout, k, blocks):
         np.testing.assert_array_equal(getattr(found, field), getattr(expected, field), err_msg=field)
 
 
+@pytest.mark.slow
 def test_lists_of_real_numbers_are_those_of_float64_and_thresholds_are_met():
     data = records(90, 150, 24, seed=3, grid=False, codes=0)
     _, found = counted(data, 1, Layout("images", 64, 128), 8, True)
@@ -132,11 +172,20 @@ def test_lists_whose_groups_miss_their_maxima_are_made_again_by_the_plain_pass(m
 def test_a_kernel_is_chosen_only_where_it_was_measured_to_be_faster(monkeypatch):
     mesh, wanted = meshes.make_mesh(1), sides.Wanted()
     assert kernels.supports(wanted, "tpu")
+    assert not kernels.supports(wanted, kernels.HOPPER)
+    assert kernels.supports(dataclasses.replace(wanted, precision="bf16x3"), kernels.HOPPER)
     assert not kernels.chosen(mesh, wanted)
-    for speed, faster in ((0.9, False), (1.1, True)):
+    for speed, wins in ((0.9, False), (1.1, True)):
         monkeypatch.setitem(kernels.FASTER, (mesh.devices.flat[0].device_kind, "float32"), speed)
-        assert kernels.chosen(mesh, wanted) == faster
+        assert kernels.chosen(mesh, wanted) == wins
     assert not kernels.chosen(mesh, dataclasses.replace(wanted, within=True))
+
+
+@pytest.mark.parametrize(("platform", "capability", "known"), [("gpu", "9.0", "hopper"), ("gpu", "10.0", "gpu"), ("gpu", "8.0", "gpu"), ("gpu", None, "gpu")])
+def test_hopper_is_known_by_its_capability(platform, capability, known):
+    device = types.SimpleNamespace(platform=platform, **({"compute_capability": capability} if capability else {}))
+    assert kernels.platform_of(device) == known
+    assert kernels.platform_of(jax.devices("cpu")[0]) == "cpu"
 
 
 @pytest.mark.parametrize("other", [{"within": True}, {"precision": "tf32"}, {"k": 1000}])
@@ -159,6 +208,7 @@ def shapes(precision):
     return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (images, tile)), wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bf16x3", "bf16"])
 def test_kernels_lower_to_mosaic_for_tpus_and_to_nothing_elsewhere(precision):
     (images, tile), wanted = shapes(precision)
@@ -168,6 +218,46 @@ def test_kernels_lower_to_mosaic_for_tpus_and_to_nothing_elsewhere(precision):
         assert program.count("stablehlo.custom_call @tpu_custom_call") == 1
         with pytest.raises(Exception, match="Compiler params for platform tpu cannot be used for gpu lowering"):
             jax.export.export(jax.jit(step), platforms=["cuda"])(images, tile)
+
+
+MOSAIC_GPU = "mosaic_gpu_v2"
+
+
+def calls(step, *given):
+    """Returns the custom calls of a program for NVIDIA's GPUs; jax promises no stable form of Mosaic GPU's, so exporting must be told to go on."""
+    stable = [jax.export.DisabledSafetyCheck.custom_call(MOSAIC_GPU)]
+    program = jax.export.export(jax.jit(step), platforms=["cuda"], disabled_checks=stable)(*given).mlir_module()
+    return re.findall(r"stablehlo\.custom_call @([\w$.]+)", program)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", kernels.PRECISIONS[kernels.HOPPER])
+def test_kernels_lower_to_mosaic_for_hopper_and_never_to_triton(precision):
+    (images, tile), wanted = shapes(precision)
+    steps = (lambda a, b: kernels_hopper.tile_counts(a, b, wanted)), (lambda a, b: kernels_hopper.pair_scores(a.vectors, b.vectors.T))
+    for step in steps:
+        assert calls(step, images, tile) == [MOSAIC_GPU]
+
+
+@pytest.mark.slow
+def test_hopper_counts_and_lists_what_tpus_do_and_lowers_within_a_step(monkeypatch):
+    images, tile, wanted = sides_of(80, 256, 5, 1, 1, "bf16")
+    wanted = dataclasses.replace(wanted, k=5)
+    apart = lambda array: jnp.moveaxis(array.reshape(*array.shape[:-1], 2, -1), -2, 0)  # noqa: E731
+    studies = jax.tree.map(apart, tile._replace(first=tile.block))._replace(first=jnp.array([0, 128], jnp.int32))
+    state = jnp.zeros((1, 2, wanted.study_answers + 1, 128), jnp.int32)
+
+    def counting(form, how):
+        def program(a, b, c):  # a new function for each form, so that none is taken from a cache
+            return kernels.count(a, b, c, wanted)
+
+        monkeypatch.setattr(kernels, "_form", lambda: FORMS[form])
+        monkeypatch.setattr(kernels, "_interpreted", lambda: how)
+        return program
+
+    found, expected = (jax.jit(counting(form, interpreted(form)), compiler_options=QUICK)(images, studies, state) for form in ("hopper", "tpu"))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert calls(counting("hopper", False), images, studies, state) == [MOSAIC_GPU] * 2
 
 
 @pytest.mark.slow
@@ -183,3 +273,19 @@ def test_tpu_compilers_accept_the_kernels(chips, monkeypatch):
         images, tile = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device), given)
         jax.jit(lambda a, b, w=wanted: kernels_tpu.tile_counts(a, b, w)).lower(images, tile).compile()
         jax.jit(lambda a, b: kernels_tpu.pair_scores(a.vectors, b.vectors.T)).lower(images, tile).compile()
+
+
+@pytest.mark.slow
+def test_a_count_whose_leftovers_have_no_kernel_is_the_plain_one(monkeypatch):
+    """As on Hopper: what bf16 leaves open is counted in float32, which has no kernel there."""
+    monkeypatch.setitem(kernels.PRECISIONS, "cpu", ("bf16",))
+    monkeypatch.setattr(faster, "INSIDE", 2)
+    data, mesh = records(60, 150, 6, seed=6, codes=0), meshes.make_mesh(1)
+    expected = counts.count(data, mesh=mesh, top_k=3, precision="bf16", layout=Layout("images", 64, 128))
+    found = counts.count(data, mesh=mesh, top_k=3, precision="bf16", layout=Layout("images", 64, 128, kernel="always"))
+    assert found["i2r"].settling["queries_recounted"] > 0
+    for direction, one in found.items():
+        np.testing.assert_array_equal(one.top_id, expected[direction].top_id)
+        for name, stratum in one.strata.items():
+            for field in "Mgt":
+                np.testing.assert_array_equal(getattr(stratum, field), getattr(expected[direction].strata[name], field))
