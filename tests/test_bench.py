@@ -86,6 +86,7 @@ def test_integers_of_a_faster_precision_are_compared(monkeypatch):
         bench_check.settled(data, mesh, "bf16", 7, 9)
 
 
+@pytest.mark.slow
 def test_the_command_refuses_to_time_a_wrong_pass(monkeypatch, capsys):
     monkeypatch.setattr(loop, "run", lambda *given: loop.Found(np.ones((1, 5, 64), int), np.zeros((1, 5, 0), int), np.zeros((64, 5), int), np.zeros((64, 5))))
     assert cli.main(["bench", "retrieval", "--candidates=300", "--dim=16", "--k=5", "--queries=64", "--rounds=1", "--peers=none"]) == 70
@@ -151,6 +152,7 @@ def test_memory_of_a_case_is_its_own():
     assert bench_memory.Memory().beyond() < 80_000_000
 
 
+@pytest.mark.slow
 def test_growth_measures_and_draws_each_thing_varied(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench_growth, "_FACTORS", {"candidates": (1, 4), "queries": (1,), "dim": (1, 2)})
     monkeypatch.setattr(bench_growth, "_STRATA", (1,))

@@ -59,7 +59,7 @@ def test_defaults_of_the_audit_are_the_primary_analysis():
 def test_every_audit_setting_arrives(monkeypatch):
     settings = {
         "pool_sizes": (7, 9), "ks": (2,), "top_k": 3, "label_policy": "u_one", "same_patient": "negative", "bootstrap_replicates": 123, "level": 0.8,
-        "mc_repeats": 2, "precision": "bf16x3", "split": "ring", "query_block": 11, "tile": 13, "panel": 17, "memory": 2.0, "seed": 5,
+        "mc_repeats": 2, "precision": "bf16x3", "split": "ring", "query_block": 11, "tile": 13, "panel": 17, "memory": 2.0, "kernel": "never", "seed": 5,
     }  # fmt: skip
     run = config_lib.RunConfig(audit=config_lib.AuditConfig(**settings))
 

@@ -118,9 +118,9 @@ def _pass(images: Images, studies: Studies, state: jax.Array, wanted: Wanted) ->
         return kernels.count(images, studies, state, wanted)
     parts = _in_parts(images, wanted.height or len(images.study))
     n_tiles, n_parts = len(studies.study), len(parts.study)
-    meet = _meet if n_parts == 1 else _meet_any
-    *shapes, _ = jax.eval_shape(functools.partial(_meet, wanted=wanted), *jax.tree.map(lambda one: one[0], (parts, studies)))
-    room = jax.tree.map(lambda one: lax.empty((n_tiles, n_parts, *one.shape), one.dtype), shapes)  # every place is written once
+    shapes = jax.eval_shape(functools.partial(_meet, wanted=wanted), *jax.tree.map(lambda one: one[0], (parts, studies)))
+    meet = _meet if n_parts == 1 else functools.partial(_meet_any, shapes=shapes)
+    room = jax.tree.map(lambda one: lax.empty((n_tiles, n_parts, *one.shape), one.dtype), list(shapes[:2]))  # every place is written once
 
     def one_tile(carried: Any, given: tuple[jax.Array, Studies]) -> tuple[Any, None]:
         index, tile = given
@@ -145,11 +145,10 @@ def _in_parts(images: Images, height: int) -> Images:
     return Images(codes=images.codes.reshape(len(images.codes), n, height).swapaxes(0, 1), **parts)
 
 
-def _meet_any(images: Images, tile: Studies, wanted: Wanted) -> tuple[jax.Array, toplists.Kept | None, jax.Array | None]:
-    """Returns what `_meet` does, without computing anything where there is no image."""
-    meet = functools.partial(_meet, images, tile, wanted)
-    nothing = jax.tree.map(lambda one: jnp.full(one.shape, -jnp.inf if one.dtype == jnp.float32 else 0, one.dtype), jax.eval_shape(meet))
-    return lax.cond(jnp.any(images.study >= 0), meet, lambda: nothing)
+def _meet_any(images: Images, tile: Studies, wanted: Wanted, shapes: Any) -> tuple[jax.Array, toplists.Kept | None, jax.Array | None]:
+    """Returns what `_meet` does, of `shapes`, without computing anything where there is no image."""
+    nothing = jax.tree.map(lambda one: jnp.full(one.shape, -jnp.inf if one.dtype == jnp.float32 else 0, one.dtype), shapes)
+    return lax.cond(jnp.any(images.study >= 0), functools.partial(_meet, images, tile, wanted), lambda: nothing)
 
 
 def _meet(images: Images, tile: Studies, wanted: Wanted) -> tuple[jax.Array, toplists.Kept | None, jax.Array | None]:

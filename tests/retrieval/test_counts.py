@@ -56,13 +56,13 @@ def check(data, counted, k):
     [
         (131, 97, 1, 64, 128, 3, "patient", 0, 1, "images"),
         (259, 301, 4, 256, 128, 10, "study", 5, 2, "studies"),
-        (259, 801, 4, 256, 128, 40, "patient", 3, 2, "ring"),
+        pytest.param(259, 801, 4, 256, 128, 40, "patient", 3, 2, "ring", marks=pytest.mark.slow),
         (7, 5, 8, 0, 0, 10, "patient", 0, 1, "images"),
         (333, 801, 2, 128, 256, 40, "patient", 7, 2, "images"),
         (150, 400, 3, 64, 128, 100, "patient", 0, 0, "studies"),
         (700, 401, 1, 256, 256, 1, "patient", 5, 1, "images"),
         (700, 401, 2, 512, 128, 1, "study", 3, 0, "ring"),
-        (450, 301, 2, 256, 128, 5, "study", 9, 2, "studies"),
+        pytest.param(450, 301, 2, 256, 128, 5, "study", 9, 2, "studies", marks=pytest.mark.slow),
     ],
 )
 def test_equals_dense_counting(n_images, n_studies, devices, block, tile, k, exclusion, blocks, codes, split):
@@ -72,7 +72,7 @@ def test_equals_dense_counting(n_images, n_studies, devices, block, tile, k, exc
     check(data, counted, k)
 
 
-@pytest.mark.parametrize("blocks", [0, 3])
+@pytest.mark.parametrize("blocks", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_same_integers_on_any_mesh_batch_tile_and_split(blocks):
     data = records(333, 401, 5, seed=1, blocks=blocks)
     reference = flat(counts.count(data, mesh=meshes.make_mesh(1), top_k=7))
@@ -138,7 +138,7 @@ def test_recheck_refuses_a_wrong_count():
         recheck.recheck(data, counted)
 
 
-@pytest.mark.parametrize("dim", [24, 200])
+@pytest.mark.parametrize("dim", [pytest.param(24, marks=pytest.mark.slow), 200])
 def test_constant_embeddings_tie_with_everything(dim):
     """Every score is the same product, whose bits must not depend on its place in a tile, on the tile or on the device."""
     generator = np.random.default_rng(0)

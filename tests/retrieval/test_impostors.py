@@ -88,7 +88,7 @@ def test_no_tail_leaves_the_bins():
         assert low == high or asked not in impostor_pass.edges(64)
 
 
-@pytest.mark.parametrize("guess", [0.9, -np.inf, 0.1])
+@pytest.mark.parametrize("guess", [0.9, pytest.param(-np.inf, marks=pytest.mark.slow), 0.1])
 def test_any_guess_of_the_floor_ends_in_the_same_tail(guess, monkeypatch):
     runs, looked_through = [], []
     run, tile = impostor_pass.run, impostor_pass._tile

@@ -88,7 +88,7 @@ def test_the_same_integers_as_dense_counting_where_scores_are_exact(precision, s
     assert not plain["i2r"].settling
 
 
-@pytest.mark.parametrize("precision", FASTER)
+@pytest.mark.parametrize("precision", [pytest.param(name, marks=pytest.mark.slow) if name == product.TF32 else name for name in FASTER])
 @pytest.mark.parametrize("inside", [256, 3])
 def test_the_integers_of_exact_scores_where_many_lie_inside_the_band(monkeypatch, precision, inside):
     """A query with more candidates inside its band than may be scored again is counted in float32, whose own interval is stated."""
