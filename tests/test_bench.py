@@ -10,7 +10,7 @@ from relink_jax import cli, errors
 from relink_jax.report import growth
 from relink_jax.retrieval import loop, peers, probe, sides
 from relink_jax.runtime import mesh as meshes
-from relink_jax.stages import bench_check, bench_growth, bench_memory, bench_retrieval
+from relink_jax.stages import bench_check, bench_growth, bench_memory, bench_profile, bench_retrieval
 
 
 def placed(precision="float32", blocks=False, studies=False, k=7):
@@ -234,3 +234,18 @@ def test_the_help_teaches_every_flag(capsys):
         assert f"--{flag}=VALUE" in told
     for subject in ("embed", "retrieval", "curve", "growth"):
         assert f"  relink bench {subject}" in told
+
+
+def test_a_profile_names_the_operations_of_the_pass_and_of_the_product(tmp_path, capsys):
+    path = tmp_path / "profile.json"
+    assert cli.main(["bench", "profile", "--candidates=3000", "--dim=32", "--k=5", "--queries=64", f"--json={path}"]) == 0
+    values = json.loads(path.read_text())
+    assert len(values["whole"]) > len(values["product"]) >= 1
+    assert list(values["whole"].values()) == sorted(values["whole"].values(), reverse=True)
+    assert "the bare product" in capsys.readouterr().out
+
+
+def test_what_only_waits_is_no_operation():
+    names = ("ynn_fusion.2", "ynn_fusion.7", "while.3", "$probe.py:40 call", "ThunkExecutor::Execute (wait for completion)", "custom-call")
+    spent = bench_profile._spent([{"ph": "X", "name": name, "dur": 1000} for name in names] + [{"ph": "M", "name": "thread_name"}])
+    assert spent == {"ynn_fusion": 2.0, "custom-call": 1.0}

@@ -5,9 +5,10 @@ results are fetched, so that the devices never wait for the host.
 """
 
 import collections
+import concurrent.futures
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ from relink_jax.retrieval.limits import Limits
 from relink_jax.runtime import mesh as meshes
 from relink_jax.store import digests
 
-_AHEAD = 2
+T = TypeVar("T")
 
 
 class Engine:
@@ -92,17 +93,29 @@ class Engine:
     def steps(
         self, columns: sides.Studies, state: jax.Array, limits: Limits, wanted: sides.Wanted, rows: slice = slice(None)
     ) -> Iterator[tuple[np.ndarray, list[np.ndarray], jax.Array]]:
-        """Yields (numbers of a batch, what was found with its rows first, state) of batches `rows` in order, a few behind the devices."""
+        """Yields (numbers of a batch, what was found with its rows first, state) of batches `rows` in order, a few behind the devices.
+
+        A state is consumed by the step after it: only the last one can be read.
+        """
         step = sweep.program(self.mesh, wanted)
-        running: collections.deque[tuple[np.ndarray, sides.PerImage]] = collections.deque()
-        for number, block in zip(self.images.number[rows], self.images.block[rows], strict=True):
-            found, state = step(self.batch(number, block, limits), columns, state)
-            running.append((number, found))
-            if len(running) > _AHEAD:
-                before, ready = running.popleft()
-                yield before, _rows_first(ready), state
-        for before, ready in running:
-            yield before, _rows_first(ready), state
+
+        def dispatched(state: jax.Array) -> Iterator[tuple[np.ndarray, sides.PerImage, jax.Array]]:
+            for number, block in zip(self.images.number[rows], self.images.block[rows], strict=True):
+                found, state = step(self.batch(number, block, limits), columns, state)
+                yield number, found, state
+
+        for number, found, after in lagging(dispatched(state)):
+            yield number, _rows_first(found), after
+
+    def each_panel(self, limits: Limits) -> Iterator[sides.Studies]:
+        """Yields `columns` of every panel, with the next being placed by a thread."""
+        with concurrent.futures.ThreadPoolExecutor(1, "panel") as ahead:
+            coming = ahead.submit(self.columns, limits, 0)
+            for panel in range(self.panels):
+                columns = coming.result()
+                if panel + 1 < self.panels:
+                    coming = ahead.submit(self.columns, limits, panel + 1)
+                yield columns
 
     def batch(self, number: np.ndarray, block: np.ndarray, limits: Limits) -> sides.Images:
         """Returns the images `number` [R], -1 for none, on the devices."""
@@ -162,6 +175,16 @@ class Engine:
             "places": digests.arrays_digest(places),
             "devices": self.mesh.size,
         }
+
+
+def lagging(items: Iterable[T], behind: int = 2) -> Iterator[T]:
+    """Yields `items` in order, each when `behind` more were taken, so that devices are at work on those while one is fetched."""
+    waiting: collections.deque[T] = collections.deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > behind:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _rows_first(found: sides.PerImage) -> list[np.ndarray]:

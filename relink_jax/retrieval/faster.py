@@ -52,10 +52,7 @@ class Pass:
     def links(self, records: Records, studies: bool, k: int, directory: pathlib.Path | None) -> exact.Linked:
         """Returns what `exact.Pass.links` does, for exact scores. Raises: UnsoundError: a true pair was not met inside its band."""
         n_studies = len(records.study_text)
-        own = exact_scores(records.images, records.texts, records.study_text[records.image_study][:, None])[:, 0]
-        image_band = product.band(records.images, product.extent(records.texts, self.precision), self.precision)
-        text_band = product.band(records.texts, product.extent(records.images, self.precision), self.precision)
-        around = limits.banded(own, records.image_study, n_studies, image_band, text_band[records.study_text])
+        own, image_band, around = banded(records, self.precision)
         wanted = sides.Wanted(codes=len(records.codes), near=False, studies=studies, k=_listed(k, n_studies))
         found = loop.run(
             engine.Engine(records, self.mesh, self.layout, self.precision, wanted.k), wanted, around, "count links", directory and directory / "all"
@@ -121,6 +118,14 @@ class Pass:
         if len(left):
             ids_out[left], best[left] = self._plain.lists(exact.some(records, left), k, directory, "list again")
         return ids_out, best
+
+
+def banded(records: Records, precision: str) -> tuple[np.ndarray, np.ndarray, limits.Limits]:
+    """Returns (float64 scores of the true pairs [Q], band of each image [Q], limits of both sides) that a pass at `precision` counts between."""
+    own = exact_scores(records.images, records.texts, records.study_text[records.image_study][:, None])[:, 0]
+    image_band = product.band(records.images, product.extent(records.texts, precision), precision)
+    text_band = product.band(records.texts, product.extent(records.images, precision), precision)
+    return own, image_band, limits.banded(own, records.image_study, len(records.study_text), image_band, text_band[records.study_text])
 
 
 def exact_scores(queries: RowSource, candidates: RowSource, ids: np.ndarray) -> np.ndarray:

@@ -124,7 +124,7 @@ def _scored(images: Images, studies: Studies, groups: tuple[jax.Array, jax.Array
         return jnp.where(real, scores, -jnp.inf)
 
     scores = lax.map(one_rank, here.T)
-    return toplists.Kept(best[None], group[None], jnp.moveaxis(scores, 0, 1)[None])
+    return toplists.Kept(best[None], group[None], jnp.moveaxis(scores, 0, 1)[None], jnp.full((1, len(best)), -jnp.inf))
 
 
 def _form() -> ModuleType:

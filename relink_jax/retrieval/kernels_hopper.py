@@ -19,7 +19,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from relink_jax.retrieval import packed, tally
+from relink_jax.retrieval import kernel_sides, packed, tally
 from relink_jax.retrieval.sides import Images, Studies, Wanted
 
 IMAGES, STRIP, DEPTH = 64, 128, 64
@@ -38,7 +38,7 @@ def tile_counts(images: Images, tile: Studies, wanted: Wanted, *, interpret: Any
     Args: interpret: as Mosaic GPU's `kernel` takes it: parameters of its interpreter, or False.
     """
     n, columns = len(images.study), len(tile.study)
-    integers, limits = _image_side(images, wanted)
+    integers, limits = kernel_sides.of_images(images, wanted, IMAGES)
     rows = integers.shape[1]
     strips, blocks = columns // STRIP, rows // IMAGES
     n_found, n_given = wanted.image_answers + 1, wanted.study_answers + 1
@@ -46,7 +46,7 @@ def tile_counts(images: Images, tile: Studies, wanted: Wanted, *, interpret: Any
     if wanted.studies:
         out.append(_counts(blocks, wanted.image_spans, n_given, columns))
     maxima, found, *given = _kernel(functools.partial(_count, wanted=wanted, read=_reader(interpret)), out, (blocks, strips), interpret)(
-        _padded(images.vectors, IMAGES, DEPTH), integers, limits, _padded(tile.vectors, DEPTH, 1), *_study_side(tile)
+        _padded(images.vectors, IMAGES, DEPTH), integers, limits, _padded(tile.vectors, DEPTH, 1), *kernel_sides.of_studies(tile)
     )
     of_studies = _added(given[0], n_given) if given else None
     return maxima.T[:n], _added(found, n_found)[:, :, :n], of_studies
@@ -201,20 +201,6 @@ def _added(words: jax.Array, n: int) -> jax.Array:
     shifts = (np.arange(_FIELDS, dtype=np.uint32) * np.uint32(_BITS))[:, None]
     fields = ((plain >> shifts) & np.uint32((1 << _BITS) - 1)).astype(jnp.int32)
     return jnp.sum(fields, axis=0).reshape(plain.shape[1], n_words * _FIELDS, -1)[:, :n]
-
-
-def _image_side(images: Images, wanted: Wanted) -> tuple[jax.Array, jax.Array]:
-    """Returns integers [n, R'] and limits [2, R'] of a batch, R padded to a multiple of `IMAGES` with places that ask nothing."""
-    spans = jnp.repeat(images.block - tally.first_span(images.block, wanted), packed.GROUP)
-    lacking = (0, 0), (0, -len(images.study) % IMAGES)
-    integers = jnp.pad(jnp.stack([images.number, images.study, images.key, images.text, spans, *images.codes]), lacking, constant_values=-1)
-    return integers, jnp.pad(jnp.stack([images.low, images.high]), lacking, constant_values=np.inf)
-
-
-def _study_side(tile: Studies) -> tuple[jax.Array, jax.Array]:
-    """Returns integers [n, T] and limits [2, T] of a tile."""
-    spans = jnp.repeat(tile.block - tile.block[0], packed.GROUP)
-    return jnp.stack([tile.best_image, tile.study, tile.key, tile.text, spans, *tile.codes]), jnp.stack([tile.low, tile.high])
 
 
 def _padded(rows: jax.Array, down: int, across: int) -> jax.Array:

@@ -15,12 +15,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from relink_jax.retrieval import packed, tally
+from relink_jax.retrieval import kernel_sides, packed, tally
 from relink_jax.retrieval.sides import Images, Studies, Wanted
 
 STRIP, IMAGES = 128, 256
@@ -37,11 +36,12 @@ def tile_counts(images: Images, tile: Studies, wanted: Wanted, *, interpret: Any
     Args: interpret: as `pallas_call` takes it; True runs the kernel's program step by step on any device.
     """
     n, width = images.vectors.shape
-    vectors, image_integers, image_limits = _image_side(images, wanted)
+    image_integers, image_limits = kernel_sides.of_images(images, wanted, IMAGES)
+    vectors = jnp.pad(images.vectors, ((0, image_integers.shape[1] - len(images.vectors)), (0, 0)))
     rows, columns = len(vectors), tile.study.shape[0]
     block = _block(columns)
     n_found, n_given = wanted.spans * (wanted.image_answers + 1), wanted.image_spans * (wanted.study_answers + 1)
-    integers, limits = _study_side(tile)
+    integers, limits = kernel_sides.of_studies(tile)
     specs = [((IMAGES, width), lambda j, i: (i, 0)), ((len(image_integers), IMAGES), lambda j, i: (0, i)), ((2, IMAGES), lambda j, i: (0, i))]
     specs += [(shape, lambda j, i: (0, j)) for shape in ((width, block), (len(integers), block), (2, block))]
     out = [((block // packed.GROUP, IMAGES), lambda j, i: (j, i)), ((1, n_found, IMAGES), lambda j, i: (j, 0, i))]
@@ -186,21 +186,6 @@ def _across(values: jax.Array) -> jax.Array:
     """Returns a column [STRIP, 1] as a row [1, STRIP]."""
     down, across = (lax.broadcasted_iota(jnp.int32, (STRIP, STRIP), axis) for axis in (0, 1))
     return jnp.max(jnp.where(down == across, values, -jnp.inf), axis=0, keepdims=True)
-
-
-def _image_side(images: Images, wanted: Wanted) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns vectors [R', width], integers [n, R'] and limits [2, R'] of a batch, R padded to a multiple of `IMAGES` with places that ask nothing."""
-    spans = jnp.repeat(images.block - tally.first_span(images.block, wanted), packed.GROUP)
-    lacking = (0, -len(images.study) % IMAGES)
-    integers = jnp.pad(jnp.stack([images.number, images.study, images.key, images.text, spans, *images.codes]), ((0, 0), lacking), constant_values=-1)
-    limits = jnp.pad(jnp.stack([images.low, images.high]), ((0, 0), lacking), constant_values=np.inf)
-    return jnp.pad(images.vectors, (lacking, (0, 0))), integers, limits
-
-
-def _study_side(tile: Studies) -> tuple[jax.Array, jax.Array]:
-    """Returns integers [n, T] and limits [2, T] of a tile."""
-    spans = jnp.repeat(tile.block - tile.block[0], packed.GROUP)
-    return jnp.stack([tile.best_image, tile.study, tile.key, tile.text, spans, *tile.codes]), jnp.stack([tile.low, tile.high])
 
 
 def _block(columns: int) -> int:

@@ -62,7 +62,7 @@ def group_size(k: int) -> int:
 def kept_groups(k: int, n_tiles: int) -> int:
     """Returns how many groups of each tile are kept for a list of length k: its share and a margin that chance seldom exceeds."""
     share = k / n_tiles
-    return min(k, math.ceil(share + 3 * math.sqrt(share)) + 2)
+    return min(k, math.ceil(share + 3 * math.sqrt(share)) + 1)
 
 
 @dataclasses.dataclass(frozen=True)

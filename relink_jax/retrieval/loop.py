@@ -1,10 +1,9 @@
 """The loop of a counting pass: every panel of candidates, every batch of images, results back on the host and in the order of numbers.
 
 Integers of panels add up. Lists of panels merge in order of place; a list whose certificate fails (`toplists`) is made again from tiles
-that keep as many groups as exactness can need. The next panel is placed while one is counted.
+that keep as many groups as exactness can need.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import pathlib
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from relink_jax import errors
-from relink_jax.retrieval import engine, probe, resume, sides, sweep
+from relink_jax.retrieval import engine, probe, resume, sides, sweep, toplists
 from relink_jax.retrieval.limits import Limits
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import progress
@@ -52,7 +51,7 @@ def run(work: engine.Engine, wanted: sides.Wanted, limits: Limits, what: str, di
     Raises: StoreError: parts of another pass in `directory`.
     """
     wanted = work.shaped(wanted)
-    whole = functools.reduce(functools.partial(_merged, k=wanted.k), _panels(work, wanted, limits, what, directory))
+    whole = functools.reduce(_merged, _panels(work, wanted, limits, what, directory))
     ids = np.where(whole.place >= 0, work.studies.number.ravel()[np.maximum(whole.place, 0)], -1).astype(np.int32)
     if not wanted.studies:
         return Found(whole.per_image, np.zeros((wanted.blocks, wanted.study_answers + 1, 0), np.int32), ids, whole.score)
@@ -73,22 +72,17 @@ def check_seen(found: np.ndarray, expected: np.ndarray, side: str) -> None:
 
 
 def _panels(work: engine.Engine, wanted: sides.Wanted, limits: Limits, what: str, directory: pathlib.Path | None) -> Iterator[_Panel]:
-    """Yields what each panel gives, with the next being placed by a thread."""
+    """Yields what each panel gives."""
     records = work.records
     peak = probe.bare(work.mesh, records.texts.shape[1], len(records.study_text), work.precision) if work.flop >= LONG else 0.0
     identity = {} if directory is None else work.identity(wanted, limits)
-    with concurrent.futures.ThreadPoolExecutor(1, "panel") as ahead:
-        coming = ahead.submit(work.columns, limits, 0)
-        for panel in range(work.panels):
-            columns = coming.result()
-            if panel + 1 < work.panels:
-                coming = ahead.submit(work.columns, limits, panel + 1)
-            words = what if work.panels == 1 else f"{what} {panel + 1}/{work.panels}"
-            parts = None
-            if directory is not None:
-                of_panel = identity | {"panel": [panel, work.panels]}
-                parts = resume.Parts(directory / f"panel-{panel:03d}", len(work.images.number), work.images.width, of_panel)
-            yield _counted(work, columns, wanted, limits, parts, words, peak)
+    for panel, columns in enumerate(work.each_panel(limits)):
+        words = what if work.panels == 1 else f"{what} {panel + 1}/{work.panels}"
+        parts = None
+        if directory is not None:
+            of_panel = identity | {"panel": [panel, work.panels]}
+            parts = resume.Parts(directory / f"panel-{panel:03d}", len(work.images.number), work.images.width, of_panel)
+        yield _counted(work, columns, wanted, limits, parts, words, peak)
 
 
 def _counted(work: engine.Engine, columns: sides.Studies, wanted: sides.Wanted, limits: Limits, parts: resume.Parts | None, what: str, peak: float) -> _Panel:
@@ -132,11 +126,9 @@ def _settle(work: engine.Engine, columns: sides.Studies, limits: Limits, wanted:
         score[chosen], place[chosen] = (np.asarray(array)[: len(chosen)] for array in (found.top_score, found.top_place))
 
 
-def _merged(left: _Panel, right: _Panel, k: int) -> _Panel:
+def _merged(left: _Panel, right: _Panel) -> _Panel:
     """Returns what two panels give together; all places of `right` come after those of `left`."""
-    score, place = (np.concatenate(pair, axis=1) for pair in ((left.score, right.score), (left.place, right.place)))
-    best = np.argsort(-score, axis=1, kind="stable")[:, :k]
-    lists = np.take_along_axis(score, best, axis=1), np.take_along_axis(place, best, axis=1)
+    lists = toplists.joined((left.score, left.place), (right.score, right.place))
     return _Panel(left.per_image + right.per_image, *lists, np.concatenate([left.per_study, right.per_study], axis=1))
 
 

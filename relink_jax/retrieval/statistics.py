@@ -198,7 +198,7 @@ def _pass(
                 left.append(rows[~found.settled[real]])
                 shown.update(len(rows))
             _settle(work, asked, columns, np.concatenate(left), score, place)
-            lists = _merged(lists, (score, np.where(place >= 0, work.studies.number.ravel()[place], -1).astype(np.int32)))
+            lists = toplists.joined(lists, (score, np.where(place >= 0, work.studies.number.ravel()[place], -1).astype(np.int32)))
     return lists
 
 
@@ -213,13 +213,6 @@ def _settle(work: Engine, asked: Asked, columns: sides.Studies, left: np.ndarray
     one = functools.partial(step, work.mesh, exact, columns, np.zeros(0, np.float32))
     for number, found in streamed.batches(work, streamed.regrouped(work, left), one):
         score[number[number >= 0]], place[number[number >= 0]] = found.score[number >= 0], found.place[number >= 0]
-
-
-def _merged(left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the best of two pairs of lists [C, k]; every bank row of `right` comes after those of `left`."""
-    score, number = (np.concatenate(pair, axis=1) for pair in zip(left, right, strict=True))
-    best = np.argsort(-score, axis=1, kind="stable")[:, : left[0].shape[1]]
-    return np.take_along_axis(score, best, axis=1), np.take_along_axis(number, best, axis=1)
 
 
 def _joined(greatest: np.ndarray, sums: np.ndarray, rates: np.ndarray) -> np.ndarray:

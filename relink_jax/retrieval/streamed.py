@@ -4,8 +4,6 @@ The devices share the images, and each holds every study of a panel. The next pa
 dispatched a few ahead of the one whose results are fetched.
 """
 
-import collections
-import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -17,10 +15,9 @@ from jax.sharding import Mesh, PartitionSpec
 from relink_jax.retrieval import arrange, limits, sides
 from relink_jax.retrieval import layout as layouts
 from relink_jax.retrieval.counted import Records
-from relink_jax.retrieval.engine import Engine
+from relink_jax.retrieval.engine import Engine, lagging
 from relink_jax.runtime import mesh as meshes
 
-_AHEAD = 2
 ROWS, WHOLE = PartitionSpec(meshes.DATA), PartitionSpec()
 IMAGES = sides.Images(ROWS, ROWS, ROWS, ROWS, ROWS, PartitionSpec(None, meshes.DATA), ROWS, ROWS, ROWS)
 
@@ -43,15 +40,8 @@ def engine(records: Records, mesh: Mesh, layout: layouts.Layout, k: int = 0, mos
 
 
 def panels(work: Engine, around: limits.Limits | None = None) -> Iterator[sides.Studies]:
-    """Yields the studies of each panel on the devices, with the next being placed by a thread."""
-    around = around or nowhere(work)
-    with concurrent.futures.ThreadPoolExecutor(1, "panel") as ahead:
-        coming = ahead.submit(work.columns, around, 0)
-        for panel in range(work.panels):
-            columns = coming.result()
-            if panel + 1 < work.panels:
-                coming = ahead.submit(work.columns, around, panel + 1)
-            yield columns
+    """Returns the studies of each panel on the devices, see `Engine.each_panel`."""
+    return work.each_panel(around or nowhere(work))
 
 
 def batches(work: Engine, numbers: Iterable[np.ndarray], step: Callable[[sides.Images], Any]) -> Iterator[tuple[np.ndarray, Any]]:
@@ -60,13 +50,8 @@ def batches(work: Engine, numbers: Iterable[np.ndarray], step: Callable[[sides.I
     Args: numbers: of each batch, int32 [R], -1 for none. step: dispatches one batch; its results are the same on every process.
     """
     around = nowhere(work)
-    running: collections.deque[tuple[np.ndarray, Any]] = collections.deque()
-    for number in numbers:
-        running.append((number, step(work.batch(number, work.images.block[0], around))))
-        if len(running) > _AHEAD:
-            yield _fetched(running.popleft())
-    while running:
-        yield _fetched(running.popleft())
+    for number, found in lagging((number, step(work.batch(number, work.images.block[0], around))) for number in numbers):
+        yield number, jax.tree.map(np.asarray, found)
 
 
 def regrouped(work: Engine, images: np.ndarray) -> np.ndarray:
@@ -78,7 +63,3 @@ def regrouped(work: Engine, images: np.ndarray) -> np.ndarray:
 def nowhere(work: Engine) -> limits.Limits:
     """Returns limits that no score reaches, for passes that ask for none."""
     return limits.nowhere(len(work.records.images), len(work.records.study_text))
-
-
-def _fetched(one: tuple[np.ndarray, Any]) -> tuple[np.ndarray, Any]:
-    return one[0], jax.tree.map(np.asarray, one[1])

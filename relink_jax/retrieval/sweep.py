@@ -109,7 +109,7 @@ def listed(kept: toplists.Kept | None, images: Images, studies: Studies, wanted:
         return score, place, kernels.doubt(joined)
     if wanted.kept >= min(wanted.k, studies.study.shape[1] // kept.scores.shape[3]):
         return score, place, nothing
-    return score, place, jnp.max(jnp.min(kept.best, axis=2), axis=0)
+    return score, place, jnp.max(kept.left, axis=0)
 
 
 def _pass(images: Images, studies: Studies, state: jax.Array, wanted: Wanted) -> tuple[jax.Array, toplists.Kept | None, jax.Array]:

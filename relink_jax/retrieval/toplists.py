@@ -4,12 +4,12 @@ A tile's scores are seen as groups of neighbours. Of every tile the groups with 
 best groups of all tiles give the k best candidates. That is exact: a group that is not kept is preceded by k groups that each hold a
 candidate preceding all of its own; equal maxima count in order of place, so equal scores come in order of place too.
 
-Keeping fewer than k groups of each tile is cheaper and almost always enough. Whether it was is known: if every tile's last kept maximum is
-below the k-th best score, nothing that was left behind can belong to the list. Such a query is `settled`; the others are computed again
+Keeping fewer than k groups of each tile is cheaper and almost always enough. Whether it was is known: if the greatest maximum that a tile
+leaves behind is below the k-th best score in every tile, nothing that was left behind can belong to the list. Such a query is `settled`; the others are computed again
 with k groups kept.
 
 Notes on XLA: on the CPU `lax.top_k` is a heap whose cost lies in the candidates that enter it, so scores that cannot be listed are
-lowered to -inf first; and its outputs are never sliced, since that turns it into a sort of whole rows.
+lowered to -inf first; and its outputs are sliced behind a barrier only, since that turns it into a sort of whole rows.
 """
 
 from typing import NamedTuple
@@ -23,11 +23,13 @@ from relink_jax.retrieval import packed
 
 
 class Kept(NamedTuple):
-    """What one tile leaves for its R queries: the maxima [R, n], numbers [R, n] and scores [R, n, group] of its best n groups."""
+    """What one tile leaves for its R queries: the maxima [R, n], numbers [R, n] and scores [R, n, group] of its best n groups, and the greatest
+    maximum [R] that is not among them, -inf when every group is."""
 
     best: jax.Array
     group: jax.Array
     scores: jax.Array
+    left: jax.Array
 
 
 def keep(scores: jax.Array, maxima: jax.Array, n: int, first: jax.Array, size: int) -> Kept:
@@ -36,9 +38,14 @@ def keep(scores: jax.Array, maxima: jax.Array, n: int, first: jax.Array, size: i
     Args: maxima: of `packed.GROUP` neighbours, [R, T // packed.GROUP].
     """
     coarse = jnp.max(maxima.reshape(len(maxima), -1, size // packed.GROUP), axis=2)
-    best, where = lax.top_k(coarse, min(n, coarse.shape[1]))
     grouped = scores.reshape(*coarse.shape, size)
-    return Kept(best, where + first // size, jnp.take_along_axis(grouped, where[:, :, None], axis=1, mode="promise_in_bounds"))
+    if n < coarse.shape[1]:
+        best, where = (lax.optimization_barrier(part) for part in lax.top_k(coarse, n + 1))
+        left, best, where = best[:, n], best[:, :n], where[:, :n]
+    else:
+        best, where = lax.top_k(coarse, coarse.shape[1])
+        left = jnp.full(len(coarse), -jnp.inf)
+    return Kept(best, where + first // size, jnp.take_along_axis(grouped, where[:, :, None], axis=1, mode="promise_in_bounds"), left)
 
 
 def select(kept: Kept, k: int) -> tuple[jax.Array, jax.Array]:
@@ -62,3 +69,10 @@ def merge(score: jax.Array, place: jax.Array, k: int) -> tuple[jax.Array, jax.Ar
     """Returns the best k of lists [R, n] laid side by side, each sorted and all of its places before those of the next."""
     best, where = lax.top_k(score, k)
     return best, jnp.take_along_axis(place, where, axis=1)
+
+
+def joined(left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the best of two pairs of (scores, places) on the host, [R, k] as those of `left`; all places of `right` come after those of `left`."""
+    score, place = (np.concatenate(pair, axis=1) for pair in zip(left, right, strict=True))
+    best = np.argsort(-score, axis=1, kind="stable")[:, : left[0].shape[1]]
+    return np.take_along_axis(score, best, axis=1), np.take_along_axis(place, best, axis=1)

@@ -20,7 +20,7 @@ from relink_jax.retrieval import peers as contestants
 from relink_jax.retrieval import product
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import progress
-from relink_jax.stages import bench_curve, bench_embed, bench_growth, bench_retrieval
+from relink_jax.stages import bench_curve, bench_embed, bench_growth, bench_profile, bench_retrieval
 from relink_jax.store import files
 
 SUBJECTS = {
@@ -28,6 +28,7 @@ SUBJECTS = {
     "retrieval": ("candidates", "dim", "k", "queries", "precision", "peers"),
     "curve": ("candidates", "queries"),
     "growth": ("candidates", "dim", "k", "queries", "plot"),
+    "profile": ("candidates", "dim", "k", "queries"),
 }  # and the flags of each besides --rounds and --json
 _ROUNDS, _GROWTH_ROUNDS, _BATCH = 7, 5, 32
 _CANDIDATES, _DIM, _K = (29296, 43793, bench_retrieval.FULL), (512,), (10, 100)
@@ -60,12 +61,12 @@ def run(
     plot: str = "",
     json: str = "",
 ) -> Bench:
-    """Times `embed`, `retrieval`, `curve` or `growth`; compilation is not timed.
+    """Times `embed`, `retrieval`, `curve`, `growth` or `profile`; compilation is not timed.
 
     Args:
         model, batch: of embed: a packaged or published name (default: the packaged ones), and rows per call.
-        candidates, dim, k: of retrieval: sizes, several with commas between; of growth: one each, of the base case.
-        queries: sampled queries of retrieval (default: a few batches) and of growth's base case.
+        candidates, dim, k: of retrieval: sizes, several with commas between; of growth and profile: one each.
+        queries: sampled queries of retrieval and profile (default: a few batches) and of growth's base case.
         precision, peers: of retrieval: names with commas between; peers '' or 'none' for none, None for those that fit the devices.
         candidates, queries: of curve: one number each (default: 43,793).
         plot, json: files for the picture (growth) and the figures; empty writes none.
@@ -87,6 +88,8 @@ def run(
     elif subject == "growth":
         sizes = {name: _one(name, text, getattr(_BASE, name)) for name, text in given.items() if name in ("candidates", "dim", "k", "queries")}
         made = _growth(dataclasses.replace(_BASE, **sizes), n_rounds, plot)
+    elif subject == "profile":
+        made = _profile(_one("candidates", candidates, _CURVE), _one("dim", dim, _DIM[0]), _one("k", k, _K[0]), _one("queries", queries, 0))
     else:
         sizes_of = (_sizes("candidates", candidates, _CANDIDATES), _sizes("dim", dim, _DIM), _sizes("k", k, _K))
         made = _retrieval(sizes_of, _precisions(precision), _one("queries", queries, 0), n_rounds, peers)
@@ -152,6 +155,14 @@ def _growth(base: bench_growth.Pass, rounds: int, plot: str) -> Bench:
     if plot:
         files.write_bytes(pathlib.Path(plot), bench_growth.picture(base, points))
     return Bench(bench_growth.table(base, points, where), {"where": where, **bench_growth.values(base, points)})
+
+
+def _profile(candidates: int, dim: int, k: int, queries: int) -> Bench:
+    meshes.share_cpu()
+    queries = queries or bench_retrieval.sample(candidates)
+    found, where = bench_profile.measure(candidates, dim, k, queries), _where()
+    what = f"{queries:,} queries, {candidates:,} candidates, D = {dim}, k = {k}, float32; {where}"
+    return Bench(bench_profile.table(found, what), {"where": where, **dataclasses.asdict(found)})
 
 
 def _curve(candidates: int, queries: int, rounds: int) -> Bench:

@@ -31,12 +31,7 @@ class Settled:
 
 def around(records: Records, precision: str) -> limits.Limits | None:
     """Returns the limits that a pass at a precision faster than float32 counts between, see `faster`; None for float32."""
-    if precision == product.FLOAT32:
-        return None
-    own = faster.exact_scores(records.images, records.texts, records.study_text[records.image_study][:, None])[:, 0]
-    image_band = product.band(records.images, product.extent(records.texts, precision), precision)
-    text_band = product.band(records.texts, product.extent(records.images, precision), precision)
-    return limits.banded(own, records.image_study, len(records.study_text), image_band, text_band[records.study_text])
+    return None if precision == product.FLOAT32 else faster.banded(records, precision)[2]
 
 
 def check(placed: probe.Placed, sample: int = SAMPLE) -> int:

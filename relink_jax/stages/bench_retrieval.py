@@ -50,8 +50,8 @@ class Setting:
     mesh: meshes.Mesh
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case(Asked):
     """One case and what was measured.
 
     Attributes:
@@ -65,10 +65,6 @@ class Case:
         planned: bytes that the layout of the plain pass plans for on all devices.
     """
 
-    candidates: int
-    dim: int
-    k: int
-    precision: str
     queries: int
     seconds: float
     whole: float | None

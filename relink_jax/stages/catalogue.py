@@ -104,7 +104,9 @@ curve: Recall@k and MRR at 30 pool sizes of drawn counts, and their largest erro
   relink bench curve --candidates=43793
 growth: from a base case, one thing varied at a time: candidates, queries, D, strata, k and devices; times and memory as multiples of the base's
   relink bench growth --plot=growth.png --json=growth.json
-  relink bench growth --candidates=20000 --queries=512 --dim=128 --rounds=3"""
+  relink bench growth --candidates=20000 --queries=512 --dim=128 --rounds=3
+profile: where the time of one plain counting pass goes, operation by operation, beside the bare product of its tiles
+  relink bench profile --candidates=43793 --dim=128 --k=10"""
 
 
 def _names(names: Iterable[str]) -> str:
@@ -193,7 +195,7 @@ STAGES = {
         needs_workdir=False,
     ),
     "bench": Stage(
-        "print speed as ratios: our towers against torch's, the counting pass against the bare matrix product and its peers, and how it grows, the curve",
+        "print speed as ratios: our towers against torch's, the counting pass against the bare matrix product and its peers, how it grows and where its time goes, the curve",
         (),
         "relink bench retrieval --candidates=43793 --dim=512 --k=10,100",
         (
@@ -203,10 +205,10 @@ STAGES = {
             Alias(
                 "candidates",
                 "",
-                "retrieval: candidates, several with commas between (default 29296,43793,406241); curve, and growth's base case: one number (default 43793)",
+                "retrieval: candidates, several with commas between (default 29296,43793,406241); curve, profile and growth's base case: one (default 43793)",
             ),
-            Alias("dim", "", "retrieval: embedding widths D (default 512); growth: the base case's (default 512)"),
-            Alias("k", "", "retrieval: lengths of the top list (default 10,100); growth: the base case's (default 10)"),
+            Alias("dim", "", "retrieval: embedding widths D (default 512); growth, profile: one (default 512)"),
+            Alias("k", "", "retrieval: lengths of the top list (default 10,100); growth, profile: one (default 10)"),
             Alias(
                 "queries",
                 "",
@@ -220,7 +222,7 @@ STAGES = {
             Alias("plot", "", "growth: file for the picture, a PNG with a panel for each thing varied"),
             Alias("json", "", "file for the same figures as JSON"),
         ),
-        positional="embed | retrieval | curve | growth",
+        positional="embed | retrieval | curve | growth | profile",
         needs_workdir=False,
         notes=_BENCH_NOTES,
     ),

@@ -59,8 +59,9 @@ def test_kept_groups_hold_the_best_and_say_when_they_may_not(kept, k, size):
     scores[:, 2, -packed.GROUP // 2 :] = -np.inf
     maxima = scores.reshape(50, 3, -1, packed.GROUP).max(axis=3)
     tiles = [toplists.keep(jnp.asarray(scores[:, t]), jnp.asarray(maxima[:, t]), kept, jnp.int32(8 * size * t), size) for t in range(3)]
-    score, place = toplists.select(toplists.Kept(*(jnp.concatenate(parts, axis=1) for parts in zip(*tiles, strict=True))), k)
-    left_behind = np.max([np.min(tile.best, axis=1) for tile in tiles], axis=0)
+    parts = [jnp.concatenate(part, axis=1) for part in zip(*(tile[:3] for tile in tiles), strict=True)]
+    left_behind = np.max([tile.left for tile in tiles], axis=0)
+    score, place = toplists.select(toplists.Kept(*parts, jnp.asarray(left_behind)), k)
     settled = (left_behind < np.min(score, axis=1)) | (min(kept, 8) >= min(k, 8))
     every = scores.reshape(50, -1)
     order = np.lexsort((np.broadcast_to(np.arange(every.shape[1]), every.shape), -every), axis=1)[:, :k]

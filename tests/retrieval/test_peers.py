@@ -10,7 +10,7 @@ from relink_jax import cli
 from relink_jax.retrieval import counts, peers
 from relink_jax.retrieval.counted import LABEL_MATCHED, OTHER_PATIENT, Records
 from relink_jax.runtime import mesh as meshes
-from relink_jax.stages import bench
+from relink_jax.stages import bench, catalogue
 
 
 @pytest.fixture(scope="module")
@@ -106,4 +106,4 @@ def test_what_cannot_be_measured_is_one_sentence(capsys, words, told):
 
 
 def test_subjects_are_those_of_the_help():
-    assert tuple(bench.SUBJECTS) == ("embed", "retrieval", "curve", "growth")
+    assert tuple(bench.SUBJECTS) == tuple(catalogue.STAGES["bench"].positional.split(" | "))
