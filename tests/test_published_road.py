@@ -58,7 +58,10 @@ def test_every_golden_is_an_entry_and_every_kind_of_entry_has_a_golden():
     }
 
 
-@pytest.mark.parametrize("family", sorted(ENTRIES))
+_QUICK = ("biomedclip", "biovil-t", "cxr-clip-swin", "siglip")  # other towers, heads and text rules each; the other families are slow
+
+
+@pytest.mark.parametrize("family", [name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in sorted(ENTRIES)])
 def test_convert_embed_and_audit(tmp_path, small, family):
     directory, name = small(family)
     workdir = f"--workdir={tmp_path / 'w'}"

@@ -89,6 +89,7 @@ def test_validation_recall_is_chance_for_noise_and_shares_out_ties():
     assert phantom_training.validation_recall(image[:40], image[:40], np.arange(40) // 2, 20) == 0.5
 
 
+@pytest.mark.slow
 def test_a_short_training_links_what_it_can_see():
     draw = np.random.default_rng(5)
     pairs, unseen = _pairs(draw, 512, 8), _pairs(draw, 200, 8)

@@ -51,7 +51,10 @@ def test_no_model_lacks_a_count():
     assert set(COUNTS) == set(published.MODELS)
 
 
-@pytest.mark.parametrize("name", COUNTS)
+_QUICK = ("clip-vit-b-32", "biovil-t", "medsiglip-448", "gloria")  # one of each way to be built; the others are slow
+
+
+@pytest.mark.parametrize("name", [name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in COUNTS])
 def test_full_size_parameter_counts_and_shapes(name):
     spec = spec_of(name)
     tree = jax.eval_shape(lambda key: towers.init(spec, key), jax.random.key(0))
