@@ -22,16 +22,24 @@ ARMS = ("original", "random", "dp", "noise_only")
 TEXT_FIELDS = ("findings+impression", "findings", "impression", "report_text")
 PATHS = ("source", "embeddings", "cohort.table", "cohort.image_root")
 SPLITS = ("train", "validate", "test")
+OBJECTIVES = (
+    *("align", "anchor_infonce", "anchor_sigmoid", "prototype"),
+    *("group_infonce", "pair_sigmoid", "logit_dp", "inbatch_infonce_unsound"),
+)
+UNITS = ("patient", "study", "pair")
+OPTIMIZERS = ("sgd", "momentum", "adam", "nadam", "rmsprop", "adagrad")
+SCHEDULES = ("constant", "linear", "cosine", "warmup_cosine")
 _CHOICES: dict[str, tuple[str, ...]] = {
     **{"embed.precision": ("float32", "bf16"), "embed.map_dtype": ("float32", "float16"), "embed.prior": ("none", "table")},
-    **{"heads.performance.clipping": ("closed_form", "vmap")},
+    **{"heads.performance.clipping": ("auto", "closed_form", "vmap"), "heads.mechanism.rng_mode": ("research", "careful")},
     **{"audit.label_policy": ("quaternary", "ternary", "u_one", "u_zero"), "audit.same_patient": ("exclude", "negative"), "heads.train_split": SPLITS},
     **{
         "audit.precision": ("float32", "bf16x3", "tf32", "bf16"),
         "audit.split": ("auto", "images", "studies", "ring"),
         "audit.kernel": ("auto", "always", "never"),
     },
-    **{"heads.mechanism.objective": ("anchor_infonce",), "heads.mechanism.unit": ("patient", "pair"), "heads.mechanism.optimizer": ("sgd", "adam")},
+    **{"heads.mechanism.objective": OBJECTIVES, "heads.mechanism.unit": UNITS, "heads.mechanism.accountant": ("rdp", "pld")},
+    **{"heads.mechanism.optimizer": OPTIMIZERS, "heads.mechanism.schedule": SCHEDULES},
 }
 
 
@@ -98,25 +106,34 @@ class AuditConfig(Section):
 class MechanismConfig(Section):
     """Everything the privacy guarantee depends on; recorded in the ledger."""
 
-    objective: str = option("anchor_infonce", "per-record loss: anchor_infonce")
-    unit: str = option("patient", "privacy unit: patient (one random pair per sampled patient) or pair")
+    objective: str = option("anchor_infonce", f"loss that declares its sensitivity: {', '.join(OBJECTIVES)}")
+    allow_unsound: bool = option(False, "let inbatch_infonce_unsound train, to replicate common practice; its epsilon is infinite")
+    unit: str = option("patient", "privacy unit: patient, study or pair")
+    pairs_per_unit: int = option(4, "pairs of a drawn unit whose gradients are averaged before clipping; losses of groups and pairs take 1")
     target_epsilon: float = option(0.34, "epsilon to calibrate the noise to")
     target_delta: float = option(6e-6, "delta of the guarantee")
-    l2_norm_clip: float = option(1.0, "bound C on each record's gradient norm")
+    accountant: str = option("rdp", "accountant that the noise is calibrated by: rdp (headline) or pld; both are always reported")
+    l2_norm_clip: float = option(1.0, "bound C on the gradient norm of each unit (of each group or pair of such losses)")
     expected_batch_size: int = option(0, "q times the number of units: the public divisor; 0 takes a third of the units, at most 256")
     iterations: int = option(60, "noisy steps")
     temperature: float = option(0.1, "softmax temperature tau of the objective")
-    learning_rate: float = option(0.0, "step size of the optimizer; 0 derives it from relative_displacement (sgd only)")
+    bias: float = option(0.0, "bias of the sigmoid objectives")
+    group_size: int = option(4, "expected members of a group of group_infonce")
+    learning_rate: float = option(0.0, "step size of the optimizer; 0 derives it from relative_displacement (sgd with a constant schedule only)")
     relative_displacement: float = option(2.0, "how far noise alone moves the heads, as a multiple of their norm; public, sets the step size")
-    optimizer: str = option("sgd", "optax optimizer on the noisy gradient: sgd or adam")
+    optimizer: str = option("sgd", f"optax optimizer on the noisy gradient: {', '.join(OPTIMIZERS)}")
+    schedule: str = option("constant", f"step size over the run: {', '.join(SCHEDULES)}")
+    stay_within: float = option(0.0, "project the heads back to this distance from the pretrained ones after each step, in multiples of their norm; 0 for none")
+    rng_mode: str = option("careful", "careful: four draws a normal, released heads on a public grid; research: one draw, as others do")
 
 
 @dataclasses.dataclass
 class PerformanceConfig(Section):
     """Choices that change speed and memory, never the guarantee."""
 
-    clipping: str = option("closed_form", "closed_form (rank-one, linear heads) or vmap (the reference path)")
-    chunk: int = option(256, "records differentiated at once")
+    clipping: str = option("auto", "auto, closed_form (no gradient per unit is written) or vmap (the reference path)")
+    chunk: int = option(0, "units differentiated at once; 0 chooses by memory")
+    checkpoint_every: int = option(0, "steps between saved states of training, which a killed run goes on from; 0 for ten in a run")
 
 
 @dataclasses.dataclass
@@ -194,8 +211,10 @@ class RunConfig(Section):
                 check_name(name, f"config field {path!r}")
         for arm in self.arms:
             check_choice("arms", arm, ARMS)
-        if self.heads.mechanism.optimizer != "sgd" and self.heads.mechanism.learning_rate == 0:
-            raise errors.UsageError("step size missing in config field 'heads.mechanism.learning_rate': expected a positive number with adam, found 0")
+        mechanism = self.heads.mechanism
+        if (mechanism.optimizer, mechanism.schedule) != ("sgd", "constant") and mechanism.learning_rate == 0:
+            asked = f"a positive number with {mechanism.optimizer} and schedule {mechanism.schedule}"
+            raise errors.UsageError(f"step size missing in config field 'heads.mechanism.learning_rate': expected {asked}, found 0")
         if self.mitigate and self.mitigate not in self.models:
             raise errors.UsageError(errors.describe("model to mitigate", "config field 'mitigate'", f"one of models {list(self.models)}", repr(self.mitigate)))
         if self.cohort.source == "table" and not self.cohort.table:
@@ -243,8 +262,13 @@ def _ranges(config: RunConfig) -> list[tuple[str, float, float, float]]:
         ("heads.mechanism.temperature", mechanism.temperature, 1e-4, 1e4),
         ("heads.mechanism.learning_rate", mechanism.learning_rate, 0, 1e6),
         ("heads.mechanism.relative_displacement", mechanism.relative_displacement, 1e-6, 1e6),
+        ("heads.mechanism.pairs_per_unit", mechanism.pairs_per_unit, 1, 64),
+        ("heads.mechanism.bias", mechanism.bias, -1e4, 1e4),
+        ("heads.mechanism.group_size", mechanism.group_size, 2, 1e6),
+        ("heads.mechanism.stay_within", mechanism.stay_within, 0, 1e6),
         ("heads.noise_draws", config.heads.noise_draws, 1, 1000),
-        ("heads.performance.chunk", config.heads.performance.chunk, 1, big),
+        ("heads.performance.chunk", config.heads.performance.chunk, 0, big),
+        ("heads.performance.checkpoint_every", config.heads.performance.checkpoint_every, 0, big),
         ("probe.max_iterations", config.probe.max_iterations, 1, big),
         ("probe.bootstrap_replicates", config.probe.bootstrap_replicates, 100, 1e6),
         ("report.headline_pool", config.report.headline_pool, 2, big),

@@ -17,6 +17,7 @@ Batch norm always uses its stored statistics, so a record's embedding and gradie
 """
 
 import pathlib
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -62,20 +63,56 @@ def project(head: dict[str, Any], features: Any) -> jax.Array:
 
     Raises: DataError: parameters of no form, or features of another shape than the head takes.
     """
+    return unit_norm(tapped(head, features)[0])
+
+
+def unit_norm(outputs: jax.Array) -> jax.Array:
+    """Returns head outputs [.., D] divided by their norms; NaN where an output is zero."""
+    return outputs / jnp.linalg.norm(outputs, axis=-1, keepdims=True)
+
+
+def tapped(head: dict[str, Any], features: Any, taps: dict[str, jax.Array] | None = None) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns (head outputs [.., D] before the unit norm, the input of every dense layer by its name).
+
+    A tap is an array of zeros (`zero_taps`) added to what its layer puts out. A layer's kernel gradient is the sum over positions of
+    input (x) gradient with respect to the tap, so that a record's gradient has a norm without ever being formed.
+
+    Raises: DataError: see `project`.
+    """
     form = form_of(head)
     x = jnp.asarray(features)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     _check_shape(form, head, x.shape)
-    projected: jax.Array = {
-        "linear": _dense,
-        "affine": _dense,
-        "mlp": lambda head, x: _dense(head["fc2"], _gelu(_dense(head["fc1"], x))),
-        "cxr_bert": _cxr_bert,
-        "patch": _patch,
-        "map": lambda head, x: x + _dense(head["fc2"], jax.nn.gelu(_dense(head["fc1"], _layer_norm(head["norm"], x, _MAP_EPSILON)), approximate=True)),
-        "none": lambda _, x: x,
-    }[form](head, x)
-    return projected / jnp.linalg.norm(projected, axis=-1, keepdims=True)
+    layers = _Layers(head, taps or {})
+    return _OUTPUTS[form](head, layers, x), layers.inputs
+
+
+def zero_taps(head: dict[str, Any], shape: tuple[int, ...]) -> dict[str, jax.Array]:
+    """Returns one array of zeros per dense layer, shaped as its output for features of `shape` [.., F]."""
+    return {name: jnp.zeros((*shape[:-1], _part(head, name)["kernel"].shape[1]), jnp.float32) for name in dense_layers(head)}
+
+
+def dense_layers(head: dict[str, Any]) -> list[str]:
+    """Returns the names of a head's dense layers, the one of a linear or affine head being ''."""
+    return [""] if "kernel" in head else [name for name, part in head.items() if isinstance(part, dict) and "kernel" in part]
+
+
+def constant_inputs(head: dict[str, Any], name: str, width: int) -> Any:
+    """Returns `missing` [M] where a dense layer completes inputs of `width` with it, and None elsewhere."""
+    return head["missing"] if "missing" in head and name == "conv1" and width < np.shape(head[name]["kernel"])[0] else None
+
+
+def partition(heads: Heads) -> tuple[Heads, Heads]:
+    """Returns (trained, fixed), each of the dict structure of `heads` with None in place of the other kind's leaves."""
+    flags = {side: trainable(head) for side, head in heads.items()}
+    trained = jax.tree.map(lambda flag, leaf: leaf if flag else None, flags, heads)
+    return trained, jax.tree.map(lambda flag, leaf: None if flag else leaf, flags, heads)
+
+
+def combine(trained: Heads, fixed: Heads) -> Heads:
+    """Returns the heads that `partition` took apart: leaves of `trained` where it has any, those of `fixed` elsewhere."""
+    whole: Heads = jax.tree.map(lambda one, other: other if one is None else one, trained, fixed, is_leaf=lambda leaf: leaf is None)
+    return whole
 
 
 def fold(head: dict[str, Any]) -> dict[str, Any]:
@@ -162,13 +199,31 @@ def _check_shape(form: str, head: dict[str, Any], shape: tuple[int, ...]) -> Non
         raise errors.DataError(errors.describe("features", f"head of form {form}", what, str(shape)))
 
 
+def _part(head: dict[str, Any], name: str) -> dict[str, Any]:
+    part: dict[str, Any] = head[name] if name else head
+    return part
+
+
+class _Layers:
+    """Applies a head's dense layers by name, noting what goes into each and adding the tap to what comes out."""
+
+    def __init__(self, head: dict[str, Any], taps: dict[str, jax.Array]) -> None:
+        self._head, self._taps = head, taps
+        self.inputs: dict[str, jax.Array] = {}
+
+    def __call__(self, name: str, x: jax.Array) -> jax.Array:
+        layer, width = _part(self._head, name), x.shape[-1]
+        self.inputs[name] = x
+        constant = constant_inputs(self._head, name, width)
+        mapped = _matmul(x, layer["kernel"][:width])
+        if constant is not None:  # the same for every position, so it is multiplied once
+            mapped = mapped + _matmul(constant, layer["kernel"][width:])
+        mapped = mapped + layer["bias"] if "bias" in layer else mapped
+        return mapped + self._taps[name] if name in self._taps else mapped
+
+
 def _matmul(x: Any, kernel: Any) -> jax.Array:
     return jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST)
-
-
-def _dense(layer: dict[str, Any], x: jax.Array) -> jax.Array:
-    mapped = _matmul(x, layer["kernel"])
-    return mapped + layer["bias"] if "bias" in layer else mapped
 
 
 def _gelu(x: jax.Array) -> jax.Array:
@@ -180,19 +235,28 @@ def _layer_norm(layer: dict[str, Any], x: jax.Array, epsilon: float) -> jax.Arra
     return centred / jnp.sqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + epsilon) * layer["scale"] + layer["bias"]
 
 
-def _cxr_bert(head: dict[str, Any], x: jax.Array) -> jax.Array:
-    return _dense(head["dense_to_output"], _layer_norm(head["norm"], _gelu(_dense(head["dense_to_hidden"], x)), _CXR_BERT_EPSILON))
+def _cxr_bert(head: dict[str, Any], layers: _Layers, x: jax.Array) -> jax.Array:
+    return layers("dense_to_output", _layer_norm(head["norm"], _gelu(layers("dense_to_hidden", x)), _CXR_BERT_EPSILON))
 
 
-def _patch(head: dict[str, Any], x: jax.Array) -> jax.Array:
-    """Returns [.., D] of maps [.., P, F]; what `missing` adds is the same for every patch, so it is multiplied once."""
-    kernel, width = head["conv1"]["kernel"], x.shape[-1]
-    hidden = _matmul(x, kernel[:width])
-    if width < kernel.shape[0]:
-        hidden = hidden + _matmul(head["missing"], kernel[width:])
+def _patch(head: dict[str, Any], layers: _Layers, x: jax.Array) -> jax.Array:
+    hidden = layers("conv1", x)
     if "bn" in head:
         bn = head["bn"]
         hidden = (hidden - bn["mean"]) * (bn["scale"] / jnp.sqrt(bn["var"] + _PATCH_EPSILON)) + bn["bias"]
-    else:
-        hidden = hidden + head["conv1"]["bias"]
-    return jnp.mean(_dense(head["conv2"], jax.nn.relu(hidden)), axis=-2)
+    return jnp.mean(layers("conv2", jax.nn.relu(hidden)), axis=-2)
+
+
+def _map(head: dict[str, Any], layers: _Layers, x: jax.Array) -> jax.Array:
+    return x + layers("fc2", jax.nn.gelu(layers("fc1", _layer_norm(head["norm"], x, _MAP_EPSILON)), approximate=True))
+
+
+_OUTPUTS: dict[str, Callable[[dict[str, Any], _Layers, jax.Array], jax.Array]] = {
+    "linear": lambda _, layers, x: layers("", x),
+    "affine": lambda _, layers, x: layers("", x),
+    "mlp": lambda _, layers, x: layers("fc2", _gelu(layers("fc1", x))),
+    "cxr_bert": _cxr_bert,
+    "patch": _patch,
+    "map": _map,
+    "none": lambda _, layers, x: x,
+}

@@ -28,16 +28,16 @@ ALLOWED = {
 ONLY_IN = {
     "flax": ("encoders/",),
     "transformers": ("encoders/tokenize.py", "encoders/peers.py"),
-    "torch": ("encoders/formats.py", "encoders/peers.py", "retrieval/peers.py"),
+    "torch": ("encoders/formats.py", "encoders/peers.py", "retrieval/peers.py", "privacy/peers.py"),
     "faiss": ("retrieval/peers.py",),
     "sentencepiece": ("encoders/tokenize.py",),
-    "dp_accounting": ("privacy/accounting.py",),
+    "dp_accounting": ("privacy/accounting/",),
     "orbax": ("store/checkpoints.py",),
     "matplotlib": ("report/",),
 }
 NO_JAX = (
     *("config.py", "settings.py", "errors.py", "cli.py", "cohort/"),
-    *("privacy/accounting.py", "privacy/ledger.py", "audit/metrics.py"),
+    *("privacy/accounting/", "privacy/ledger.py", "privacy/ledger_chain.py", "privacy/ledger_rules.py", "privacy/statement.py", "audit/metrics.py"),
     *("retrieval/expectation.py", "retrieval/pool_law.py", "retrieval/right_patient.py", "retrieval/tiered.py"),
 )
 

@@ -1,14 +1,15 @@
-"""Maps and heads of every form through the stages: read shard by shard, projected in chunks, audited, probed, and not mitigated."""
+"""Maps and heads of every form through the stages: read shard by shard, projected in chunks, mitigated, audited and probed."""
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from relink_jax import cli, errors, heads
 from relink_jax.cohort import schema
 from relink_jax.encoders import specs, zoo
-from relink_jax.stages import context
+from relink_jax.stages import accountants_audit, context
 from relink_jax.store import checkpoints, shards, workdir
 
 F, M, D, P = 10, 4, 8, 6
@@ -148,23 +149,60 @@ def prepared(root, image, text, **identity):
     brought(found, image, text)
 
 
-@pytest.mark.parametrize(("image", "text"), [("patch", "cxr_bert"), ("linear", "mlp"), ("affine", "affine"), ("map", "none"), ("none", "map")])
-def test_heads_that_are_not_linear_are_audited_and_probed_but_not_mitigated(cohort_workdir, capsys, image, text):
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [("patch", "cxr_bert"), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("linear", "mlp"), ("affine", "affine"))), ("none", "map")],
+)
+def test_heads_of_every_form_are_mitigated_audited_and_probed(cohort_workdir, image, text):
     prepared(cohort_workdir, image, text)
+    found = workdir.Workdir(cohort_workdir, "", b"")
+    kept(found, "anchors", 16)
+    flags = [*RUN, "--config.heads.noise_draws=1", "--config.heads.mechanism.iterations=3", f"--workdir={cohort_workdir}"]
+    for stage in ("heads", "audit", "probe"):
+        assert cli.main([stage, *flags]) == 0
+    original, trained = (context.load_arm(found, "mine", arm) for arm in ("original", "dp"))
+    moved = {
+        side: not all(np.array_equal(a, b) for a, b in zip(*(jax.tree.leaves(heads.partition(one[0])[0][side]) for one in (original, trained)), strict=True))
+        for side in heads.SIDES
+        if original[0][side]
+    }
+    assert all(moved.values())
+    for a, b in zip(*(jax.tree.leaves(heads.partition(one[0])[1]) for one in (original, trained)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert trained[2]["epsilon"]["rdp"] <= 0.34
+    document = json.loads(next((cohort_workdir / "results").glob("mine__dp__*.json")).read_text())
+    assert document["model"]["encoding"] == {"precision": "float32", "dtype": "float32"}
+    assert {entry["features"] for entry in document["utility"]["probe"]} == {"pre_head", "dp"}
+
+
+def test_the_configured_mechanism_is_attacked_and_its_ledger_says_so(cohort_workdir):
+    prepared(cohort_workdir, "linear", "linear")
+    found = workdir.Workdir(cohort_workdir, "", b"")
+    kept(found, "anchors", 16)
+    flags = [*RUN, "--config.heads.noise_draws=1", "--config.heads.mechanism.iterations=3", f"--workdir={cohort_workdir}"]
+    config, root, *_ = cli.parse("heads", flags)
+    told, result = accountants_audit.run(config, root, 40, 0)
+    assert "recorded" not in told
+    assert cli.main(["heads", *flags]) == 0
+    told, result = accountants_audit.run(config, root, 40, 0)
+    assert result["search"]["holds"]
+    assert not result["refuted"]
+    assert result["one_run"]["configured"]["canaries"] == 40
+    assert result["one_run"]["claim_rdp"] == pytest.approx(0.34, abs=0.02)
+    ledger = context.load_arm(found, "mine", "dp")[2]
+    assert ledger["audit"]["method"] == "canaries, one run"
+    assert ledger["audit"]["lower_bound"] == result["one_run"]["configured"]["lower_bound"]
+    assert "canaries" in ledger["statement"]
+
+
+def test_a_model_without_heads_cannot_be_mitigated(cohort_workdir, capsys):
+    prepared(cohort_workdir, "none", "none")
     capsys.readouterr()
     assert cli.main(["heads", *RUN, f"--workdir={cohort_workdir}"]) == 2
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1
-    assert "heads that cannot be mitigated in model 'mine': expected linear heads, the only ones that can be mitigated in this version" in told[0]
+    assert "heads that cannot be mitigated in model 'mine': expected a projection head on at least one side" in told[0]
     assert "--config.mitigate= audits without mitigation" in told[0]
-    assert f"found image head of form '{image}' and text head of form '{text}'" in told[0]
-    assert [path.name for path in (cohort_workdir / "heads" / "mine").iterdir()] == ["original"]
-    for stage in ("audit", "probe"):
-        assert cli.main([stage, *RUN, "--config.mitigate=", f"--workdir={cohort_workdir}"]) == 0
-    results = sorted((cohort_workdir / "results").glob("mine__original__*.json"))
-    document = json.loads(results[0].read_text())
-    assert document["model"]["encoding"] == {"precision": "float32", "dtype": "float32"}
-    assert {entry["features"] for entry in document["utility"]["probe"]} == {"pre_head", "original"}
 
 
 def test_results_of_bf16_features_carry_a_warning(cohort_workdir):

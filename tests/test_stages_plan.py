@@ -1,4 +1,4 @@
-"""What a run is told before it spends: the plan of a named model, and a model that cannot be mitigated."""
+"""What a run is told before it spends: the plan of a named model."""
 
 import dataclasses
 import json
@@ -73,28 +73,6 @@ def gloria(monkeypatch):
     changed = {field: getattr(geometry, field) for field in ("image", "text", "dim")}
     monkeypatch.setitem(published.MODELS, "gloria", dataclasses.replace(published.MODELS["gloria"], recipe="", **changed))
     return directory
-
-
-def told(capsys):
-    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-    assert len(lines) == 1
-    return lines[0]
-
-
-def test_the_demo_refuses_heads_that_cannot_be_mitigated_before_it_encodes(tmp_path, gloria, capsys):
-    message = "heads that cannot be mitigated in model '{}': expected linear heads, the only ones that can be mitigated in this version"
-    rows = [{**row, "findings": f"{chr(97 + index)} left lung"} for index, row in enumerate(archive(tmp_path))]
-    flags, workdir = write(tmp_path, rows), tmp_path / "w"
-    by_entry = [*flags, "--config.models=gloria", "--config.mitigate=gloria"]
-    assert relink("demo", *FAST, *by_entry) == 2
-    assert message.format("gloria") in told(capsys)
-    assert (workdir / "cohort").exists()
-    assert not (workdir / "models").exists()
-    assert relink("convert", "--model=mine", "--entry=gloria", f"--source={gloria}", *flags) == 0
-    assert relink("demo", *FAST, f"--workdir={workdir}", "--config.models=mine", "--config.mitigate=mine") == 2
-    assert message.format("mine") in (line := told(capsys))
-    assert line.endswith("found image head of form 'affine' and text head of form 'none'")
-    assert not (workdir / "features").exists()
 
 
 def test_a_demo_that_mitigates_nothing_takes_any_heads(tmp_path, gloria):

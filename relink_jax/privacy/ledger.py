@@ -1,8 +1,9 @@
-"""`privacy_ledger.json`: what one training run spent, of whose privacy, by which mechanism, and what it does not promise.
+"""`privacy_ledger.json`: what training runs spent, of whose privacy, by which mechanism, and what that does not promise.
 
-A ledger is written before the first step, when it accounts for the planned steps, and again at the end with the executed ones. The events
-in it are the truth; epsilons are caches that `load` recomputes, and a ledger whose numbers disagree is refused. It vouches for the heads
-whose digest it lists as released and for no others: consumers of heads read it by `load_for`.
+The file is an append-only chain of entries (`ledger_chain`). A run is planned in it before its first step, charged for steps before their noisy
+results are used, and released when its heads leave training; a second run in the same place appends to the first. The
+facts in it are the truth; events, epsilons and statement are computed again whenever it is read, and a file that disagrees with them is refused. It
+vouches for the heads whose digest it lists as released and for no others: consumers of heads read it by `load_for`.
 
 The claim is zero-out: q = B/N and N are published, so add/remove, under which neighbors differ in N, cannot be what the numbers mean.
 For the Poisson-subsampled Gaussian mechanism both relations have the same epsilon by both accountants.
@@ -10,171 +11,152 @@ For the Poisson-subsampled Gaussian mechanism both relations have the same epsil
 Never in a ledger: seeds or keys, batch indices, realised batch sizes, gradient norms, losses on private data, identifiers.
 """
 
-import datetime
-import fractions
-import importlib.metadata
-import math
+import contextlib
 import pathlib
-import platform
-import secrets
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import relink_jax
 from relink_jax import errors
-from relink_jax.privacy import accounting, ledger_rules, statement
-from relink_jax.store import digests, files
+from relink_jax.privacy import ledger_chain, ledger_claims, ledger_rules
+from relink_jax.privacy.ledger_claims import RELATION, finite, mechanism_of
+from relink_jax.privacy.ledger_plan import planned
+from relink_jax.store import files
 
-if TYPE_CHECKING:
-    from relink_jax.privacy import objectives
+__all__ = ["FILE_NAME", "RELATION", "SCHEMA_VERSION", "Ledger", "finite", "load", "load_for", "mechanism_of", "opened", "planned", "record_audit", "resumable"]
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "2.0"
 FILE_NAME = "privacy_ledger.json"
-RELATION = "zero_out"
-_TOLERANCE = {"rdp": 5e-5, "pld": 2e-4, "rdp_order": math.inf}  # the best order is no claim
+_MAY_DIFFER = ("run_id", "created", "device")
 
 
-def planned(
-    *,
-    objective: "objectives.Objective",
-    bank: "objectives.PublicBank",
-    mechanism: accounting.Mechanism,
-    unit: str,
-    n_units: int,
-    n_records: int,
-    l2_norm_clip: float,
-    implementation: str,
-    expected_batch_size: int,
-    physical_cap: int,
-    target_epsilon: float | None,
-    delta: float,
-    optimizer: Mapping[str, Any],
-    n_parameters: int,
-    initial_heads_sha256: str,
-    device: Mapping[str, Any],
-    dataset: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    selection: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Returns the ledger of a run about to start: status 'planned', events and epsilons for all planned steps.
+class Ledger:
+    """The entries of one place, in a file or, without a path, in memory; every method that adds one has written it when it returns.
 
-    Args:
-        mechanism: with `iterations` the planned number of steps.
-        device: kind, count and processes of the accelerators.
-        dataset: JSON-ready public description of the cohort (name, split, site, synthetic, overlap_group); no identifiers, and none of the
-            fields the ledger fills itself, which stay true.
-        settings: JSON-ready parameters of the objective, such as its temperature.
-        selection: how the settings were chosen, as declared: tuned, n_trials, public_tuning_data, each None where not recorded.
+    Raises: StoreError: an unwritable or damaged file, or an entry that may not follow; nothing is written then.
     """
-    packages = {name: importlib.metadata.version(name) for name in ("jax", "optax", "dp-accounting", "numpy")}
-    ledger: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": secrets.token_hex(6),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "code": {"relink_jax": relink_jax.__version__, "python": platform.python_version(), **packages},
-        "device": dict(device),
-        "dataset": {
-            "name": None,
-            **dataset,
-            "n_records_declared": n_records,
-            "n_units_declared": n_units,
-            "n_is_public": True,
-            "unit": unit,
-            "pairs_per_unit_per_step": 1,
-        },
-        "objective": {
-            "id": objective.name,
-            "decomposition": objective.decomposition,
-            **settings,
-            "anchors": {"sha256": bank.sha256, "count": len(bank.features), "provenance": bank.provenance, "licence": bank.licence, "private": False},
-            "sensitivity": {**{name: objective.sensitivity(name, l2_norm_clip) for name in accounting.RELATIONS}, "derivation": objective.derivation},
-        },
-        "clipping": {"norm": l2_norm_clip, "mode": "global", "per": "record", "impl": implementation, "self_test": "not run"},
-        "sampling": {
-            "kind": "poisson",
-            "q": str(mechanism.sampling_probability),
-            "expected": expected_batch_size,
-            "physical_cap": physical_cap,
-            "truncation": "none",
-            "seed_disclosed": mechanism.disclosed,
-        },
-        "noise": {
-            "std_absolute": mechanism.noise_stddev,
-            "multiplier_vs_sensitivity": mechanism.noise_multiplier,
-            "dtype": "float32",
-            "draws_per_step": 1,
-            "rng_impl": "threefry2x32",
-            "rng_mode": "test" if mechanism.disclosed else "research",
-            "seed_disclosed": mechanism.disclosed,
-            "applied": "once to the whole sum, before division by the public expected batch size",
-        },
-        "optimizer": {**optimizer, "n_parameters": n_parameters, "initial_heads_sha256": initial_heads_sha256},
-        "data_used": mechanism.data_used,
-        "private_metrics_logged": False,
-        "selection": dict(selection),
-        "released": [],
-        "earlier": [],
-        "steps": {"planned": mechanism.iterations, "executed": 0, "status": "planned", "resumed_from": []},
-    }
-    return _priced(ledger, mechanism.iterations, mechanism.relation, delta, target_epsilon)
+
+    def __init__(self, path: pathlib.Path | None = None) -> None:
+        self._path = path
+        self._where = "memory" if path is None else f"file {path.name!r}"
+        found = path is not None and path.exists()
+        self._entries: list[dict[str, Any]] = _entries(path) if path is not None and found else []
+        self._runs = ledger_chain.runs(self._entries, self._where) if found else []
+        for run in self._runs:
+            ledger_rules.check_plan(run.planned, self._where)
+
+    @property
+    def resumable(self) -> tuple[int, str] | None:
+        """(step, sha256) of the last training state the newest run committed, None where it released its heads or committed none."""
+        return self._runs[-1].checkpoint if self._runs and self._runs[-1].released is None else None
+
+    @property
+    def plan(self) -> dict[str, Any] | None:
+        """What the newest run planned, None without a run."""
+        return self._runs[-1].planned if self._runs else None
+
+    def begin(self, plan: Mapping[str, Any]) -> None:
+        """Adds a run, before its first step."""
+        ledger_rules.check_plan(plan, self._where)
+        self._append("planned", plan)
+
+    def resumes(self, plan: Mapping[str, Any]) -> bool:
+        """Returns whether the newest run is unfinished, has a committed state, and has exactly this plan apart from name, time and device."""
+        if self.resumable is None or self.plan is None:
+            return False
+        return _settings(plan) == _settings(self.plan)
+
+    def resume(self) -> None:
+        """Notes that the newest run goes on from its last committed state."""
+        if self.resumable is None:
+            raise errors.StoreError(errors.describe("ledger order", self._where, "an unfinished run with a committed state", "none"))
+        step, sha256 = self.resumable
+        self._append("resumed", {"step": step, "sha256": sha256})
+
+    def charge(self, through: int) -> None:
+        """Charges all steps before `through`; to be called before the noisy result of any of them is used. Steps charged before cost nothing again."""
+        if not self._runs or through > self._runs[-1].charged:
+            self._append("charged", {"through": through})
+
+    def checkpoint(self, step: int, sha256: str) -> None:
+        """Commits a training state of `step` finished steps, known by its digest; the state itself must be on disk already."""
+        self._append("checkpoint", {"step": step, "sha256": sha256})
+
+    def release(self, released: list[dict[str, Any]], self_test: str) -> None:
+        """Ends the run with what leaves it: [{artifact, sha256, step}]."""
+        content = {"released": released, "self_test": self_test, "epsilon_all_runs": None, "statement": None}
+        run = self._runs[-1] if self._runs else None
+        ledger_chain.check_next(run, "released", content, self._where)
+        if run is not None:
+            run.released = {"released": released, "self_test": self_test}
+            try:
+                content |= ledger_claims.at_release(self._runs, SCHEMA_VERSION)
+            finally:
+                run.released = None
+        self._append("released", content)
+
+    def record_audit(self, result: Mapping[str, Any]) -> None:
+        """Adds an empirical audit of the newest run: method, claim, lower_bound, confidence, canaries, threat_model, power."""
+        known = ledger_chain.KINDS["audit"]
+        unknown = sorted(set(result) - set(known))
+        if unknown:
+            raise errors.UsageError(errors.describe("audit result", "ledger", f"only {list(known)}", f"{unknown}"))
+        self._append("audit", {"claim": None, "power": None, **result})
+
+    def document(self) -> dict[str, Any]:
+        """Returns the flat ledger of the newest run, as `load` does."""
+        return _document(self._entries, self._runs)
+
+    def _append(self, kind: str, content: Mapping[str, Any]) -> None:
+        run = self._runs[-1] if self._runs else None
+        ledger_chain.check_next(run, kind, content, self._where)
+        added = ledger_chain.entry(self._entries, kind, content)
+        ledger_chain.runs([*self._entries, added], self._where)
+        if self._path is not None:
+            on_disk = _entries(self._path) if self._path.exists() else []
+            if [one.get("sha256") for one in on_disk] != [one["sha256"] for one in self._entries]:
+                raise errors.StoreError(errors.describe("ledger changed", self._where, "the entries this run read or wrote", "others; one run at a time"))
+            files.write_json(self._path, {"schema_version": SCHEMA_VERSION, "entries": [*self._entries, added]})
+        self._entries.append(added)
+        if run is None or kind == "planned":
+            self._runs.append(ledger_chain.Run(dict(content)))
+        else:
+            ledger_chain.advance(run, kind, content)
 
 
-def executed(ledger: Mapping[str, Any], steps: int, released: list[dict[str, Any]], self_test: str) -> dict[str, Any]:
-    """Returns the ledger after training: events and epsilons for `steps`, and what left training (artifact, sha256, step).
+@contextlib.contextmanager
+def opened(path: pathlib.Path | None, plan: Mapping[str, Any]) -> Iterator[Ledger]:
+    """Yields the ledger at `path` with `plan` begun, or with the unfinished run of the very same plan to go on with.
 
-    Its status is 'complete' only where something was released, so heads that were trained and then refused leave an interrupted run.
+    Whether to go on shows in `Ledger.resumable`, which is None for a run that was just begun. However the body ends, what was charged stays charged.
+
+    Raises: StoreError: see `Ledger`.
     """
-    status = "complete" if released else "interrupted"
-    after = {
-        **ledger,
-        "released": released,
-        "steps": {**ledger["steps"], "executed": steps, "status": status},
-        "clipping": {**ledger["clipping"], "self_test": self_test},
-    }
-    return _priced(after, steps, ledger["events"][0]["relation"], ledger["epsilon"]["delta"], ledger["epsilon"]["target"])
-
-
-def mechanism_of(ledger: Mapping[str, Any]) -> accounting.Mechanism:
-    """Returns the mechanism that a ledger from `load` or `planned` describes, with the steps its events count."""
-    steps = ledger["steps"]["planned"] if ledger["steps"]["status"] == "planned" else ledger["steps"]["executed"]
-    sensitivity, relation = ledger["objective"]["sensitivity"]["add_remove"], ledger["events"][0]["relation"]
-    q = fractions.Fraction(ledger["sampling"]["q"])
-    return accounting.Mechanism(q, ledger["noise"]["std_absolute"], sensitivity, steps, relation, ledger["data_used"], ledger["noise"]["seed_disclosed"])
-
-
-def save(path: pathlib.Path, ledger: Mapping[str, Any]) -> None:
-    """Writes a ledger atomically as JSON without NaN or infinity, sealed with the SHA-256 of its content."""
-    files.write_json(path, digests.sealed(ledger))
+    ledger = Ledger(path)
+    if ledger.resumes(plan):
+        ledger.resume()
+    else:
+        ledger.begin(plan)
+    yield ledger
 
 
 def load(path: pathlib.Path) -> dict[str, Any]:
-    """Returns a ledger after checking its digest, the kind of every field, its fields against each other, and its claims computed again.
+    """Returns the flat ledger of the newest run at `path`, after checking chain, fields, and its claims computed again from the facts.
 
-    Computed again from noise, sampling and steps: the events, every epsilon, the composition with earlier runs; and the statement from all.
-
-    Raises: StoreError: missing, not JSON, another schema, edited by hand, a field missing or of another kind, or claims it does not support.
+    Raises: StoreError: missing, not JSON, another schema, a broken chain, a field missing or of another kind, or claims it does not support.
     """
     where = f"file {path.name!r}"
-    ledger = files.read_json(path)
-    if not isinstance(ledger, dict) or ledger.get("schema_version") != SCHEMA_VERSION:
-        found = repr(ledger.get("schema_version"))[:20] if isinstance(ledger, dict) else type(ledger).__name__
-        raise errors.StoreError(errors.describe("ledger schema", where, f"schema_version {SCHEMA_VERSION!r}", found))
-    if not digests.intact(ledger):
-        raise errors.StoreError(errors.describe("ledger edited", where, "the content its SHA-256 covers", "other content"))
-    ledger_rules.check(ledger, where)
-    counted = mechanism_of(ledger)
+    entries = _entries(path)
+    runs = ledger_chain.runs(entries, where)
+    for run in runs:
+        ledger_rules.check_plan(run.planned, where)
     try:
-        again = _priced(ledger, counted.iterations, counted.relation, ledger["epsilon"]["delta"], ledger["epsilon"]["target"])
+        for position, run in enumerate(runs):
+            _check_claims(runs[: position + 1], run, where, newest=position == len(runs) - 1)
+        return _document(entries, runs)
+    except errors.StoreError:
+        raise
     except errors.RelinkError as error:
         raise errors.StoreError(errors.describe("ledger damaged", where, "a mechanism that the accountants can price", str(error))) from error
-    if ledger["events"] != again["events"]:
-        raise errors.StoreError(errors.describe("ledger events", where, "the events of its noise, sampling and steps", "other events"))
-    for name in ("epsilon", "epsilon_all_runs"):
-        if not ledger_rules.agree(ledger.get(name), again[name], _TOLERANCE):
-            raise errors.StoreError(errors.describe(f"ledger {name}", where, "the numbers its events give", "other numbers"))
-    if ledger["statement"] != statement.text(ledger):
-        raise errors.StoreError(errors.describe("ledger statement", where, "the sentences its fields give", "other sentences"))
-    return ledger
 
 
 def load_for(path: pathlib.Path, heads_sha256: str, *, data_used: bool) -> dict[str, Any]:
@@ -197,64 +179,56 @@ def load_for(path: pathlib.Path, heads_sha256: str, *, data_used: bool) -> dict[
     return ledger
 
 
-def carry_earlier(ledger: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
-    """Returns the ledger with a trace of every run at `path` before it, and epsilons of all that released something of the data composed.
-
-    A second run on the same people adds to the first; retraining in place must not make the first one disappear. Runs that released
-    nothing (planned, interrupted) or used no data stay listed and add nothing; `steps` of an earlier run are those its events count.
-    """
+def resumable(path: pathlib.Path) -> tuple[int, str, dict[str, Any]] | None:
+    """Returns (step, sha256 of the training state, plan) of the unfinished newest run at `path`; None where there is none to go on with."""
     if not path.exists():
-        return dict(ledger)
-    before = load(path)
-    trace = {key: before[key] for key in ("run_id", "created", "data_used", "events", "released")}
-    described = {"unit": before["dataset"]["unit"], "status": before["steps"]["status"], "steps": mechanism_of(before).iterations}
-    return _composed({**ledger, "earlier": [*before["earlier"], {**trace, **described}]})
+        return None
+    ledger = Ledger(path)
+    return None if ledger.resumable is None or ledger.plan is None else (*ledger.resumable, ledger.plan)
 
 
-def _priced(ledger: Mapping[str, Any], steps: int, relation: str, delta: float, target: float | None) -> dict[str, Any]:
-    described = mechanism_of({**ledger, "events": [{"relation": relation}]})
-    events = {view: accounting.build_event(described, view) for view in accounting.VIEWS}
-    priced = accounting.price_events(events, relation, delta, accounting.DELTA_GRID)
-    rows = [
-        {"relation": relation, "accountant_view": view, "dp_event": accounting.event_to_json(event), "count": 1}
-        for view, event in events.items()
-        if event is not None
-    ]
-    infinite = any(value is not None and math.isinf(value) for value in (priced.rdp, priced.pld))
-    epsilon = {
-        "delta": delta,
-        "target": target,
-        "infinite": infinite,
-        "rdp": finite(priced.rdp),
-        "rdp_order": priced.rdp_order,
-        "pld": finite(priced.pld),
-        "pld_grid": accounting.pld_grid(events["pld"]),
-        "gdp_clt_approximation": accounting.gaussian_clt(described, delta),
-        "at_delta": [{"delta": at, "rdp": finite(rdp), "pld": finite(pld)} for at, rdp, pld in priced.at_delta],
-    }
-    return _composed({**ledger, "events": rows, "epsilon": epsilon})
+def record_audit(path: pathlib.Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds an audit of the newest run at `path`, see `Ledger.record_audit`, and returns the flat ledger."""
+    load(path)
+    ledger = Ledger(path)
+    ledger.record_audit(result)
+    return ledger.document()
 
 
-def _composed(ledger: Mapping[str, Any]) -> dict[str, Any]:
-    """Fills `epsilon_all_runs` (this run and the earlier ones that released something of the data) and the statement.
+def _entries(path: pathlib.Path) -> Any:
+    found, where = files.read_json(path), f"file {path.name!r}"
+    if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION or sorted(found) != ["entries", "schema_version"]:
+        shown = repr(found.get("schema_version"))[:20] if isinstance(found, dict) else type(found).__name__
+        raise errors.StoreError(errors.describe("ledger schema", where, f"schema_version {SCHEMA_VERSION!r} and entries", shown))
+    if not isinstance(found["entries"], list) or not all(isinstance(one, dict) for one in found["entries"]):
+        raise errors.StoreError(errors.describe("ledger entries", where, "a list of objects", "something else"))
+    return found["entries"]
 
-    Runs of another privacy unit do not compose and are marked.
+
+def _document(entries: list[dict[str, Any]], runs: list[ledger_chain.Run]) -> dict[str, Any]:
+    return {**ledger_claims.document(runs, SCHEMA_VERSION), "chain": {"entries": len(entries), "sha256": entries[-1]["sha256"]}}
+
+
+def _check_claims(runs: list[ledger_chain.Run], run: ledger_chain.Run, where: str, *, newest: bool) -> None:
+    """Raises `StoreError` unless the stored events, epsilons and sentences of a run are what its facts give.
+
+    Epsilons and sentences of runs before the newest are not read by anyone and are not priced again; their events are, which is what composes.
     """
-    parsed = [{entry["accountant_view"]: accounting.event_from_json(entry["dp_event"]) for entry in run["events"]} for run in [*ledger["earlier"], ledger]]
-    counted = [bool(run["data_used"] and run["released"]) for run in ledger["earlier"]]
-    mixed = any(run["unit"] != ledger["dataset"]["unit"] for run, counts in zip(ledger["earlier"], counted, strict=True) if counts)
-    runs = [events for events, counts in zip(parsed, [*counted, True], strict=True) if counts]
-    relation, delta = ledger["events"][0]["relation"], ledger["epsilon"]["delta"]
-    total: dict[str, float | None] = {}
-    for view in accounting.VIEWS:
-        together = accounting.compose([events[view] for events in runs])
-        total[view] = None if mixed else accounting.epsilon_of(together, view, relation, [delta])[0][0]
-    infinite = any(value is not None and math.isinf(value) for value in total.values())
-    summed = {"runs": len(runs), "delta": delta, "mixed_units": mixed, "infinite": infinite, **{view: finite(value) for view, value in total.items()}}
-    complete = {**ledger, "epsilon_all_runs": summed}
-    return {**complete, "statement": statement.text(complete)}
+    mechanism = ledger_claims.planned_mechanism(run.planned, run.planned["steps"]["planned"])
+    if run.planned["events"] != ledger_claims.events_of(mechanism):
+        raise errors.StoreError(errors.describe("ledger events", where, "the events of its noise, sampling and steps", "other events"))
+    if not newest:
+        return
+    if not ledger_rules.agree(run.planned["epsilon"], ledger_claims.epsilon_of(run.planned, mechanism)):
+        raise errors.StoreError(errors.describe("ledger epsilon", where, "the numbers its events give", "other numbers"))
+    if run.released is not None:
+        again = ledger_claims.at_release(runs, SCHEMA_VERSION)
+        if not ledger_rules.agree(run.released["epsilon_all_runs"], again["epsilon_all_runs"]):
+            raise errors.StoreError(errors.describe("ledger epsilon_all_runs", where, "the numbers its events give", "other numbers"))
+        if run.released["statement"] != again["statement"]:
+            raise errors.StoreError(errors.describe("ledger statement", where, "the sentences its fields give", "other sentences"))
 
 
-def finite(value: float | None) -> float | None:
-    """Returns `value`, or None for infinity, which JSON cannot hold and `infinite: true` marks."""
-    return None if value is None or math.isinf(value) else float(value)
+def _settings(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what two plans must share for one to go on with the other's state."""
+    return {name: value for name, value in plan.items() if name not in _MAY_DIFFER}

@@ -4,6 +4,7 @@ A digest over a ledger shows that nobody edited it by hand, not that its author 
 with a field missing, of another type, or at odds with the rest, in one sentence that names the field and never its value.
 """
 
+import fractions
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -52,144 +53,192 @@ _NOT_NEGATIVE = Kind("a number of at least 0", lambda value: _real(value) and va
 _DELTA = Kind("a number between 0 and 1", lambda value: _real(value) and 0 < value < 1)
 _DIGEST = Kind("64 hexadecimal digits", lambda value: isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None)
 _RATIO = Kind("a fraction such as '1/4'", lambda value: isinstance(value, str) and re.fullmatch(r"[1-9]\d{0,17}(/[1-9]\d{0,17})?", value) is not None)
-_LIST = Kind("a list", lambda value: isinstance(value, list))
 _SOME = Kind("a list with entries", lambda value: isinstance(value, list) and len(value) > 0)
 _OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 _RELATION = _one_of("zero_out")  # the one reading of epsilon that publishing the exact N allows
-_STATUS = _one_of("planned", "complete", "interrupted")
-_UNIT = _one_of("patient", "pair")
+TOLERANCES = {"rdp": 5e-5, "pld": 2e-4, "rdp_order": math.inf}  # the best order is no claim
 
 FIELDS: tuple[tuple[Kind, str], ...] = (
-    (_TEXT, "run_id created statement objective/id objective/anchors/provenance objective/sensitivity/derivation optimizer/name"),
+    (_TEXT, "run_id created objective/id objective/sensitivity/derivation optimizer/name optimizer/schedule dataset/unit_map dataset/overlap_group"),
     (_TEXT, "code/relink_jax code/python code/jax code/optax code/dp-accounting code/numpy device/kind clipping/impl noise/rng_impl noise/applied"),
-    (_ANY_TEXT, "objective/anchors/licence"),
-    (_COUNT, "device/count device/processes dataset/n_records_declared dataset/n_units_declared objective/anchors/count"),
+    (_COUNT, "device/count device/processes dataset/n_records_declared dataset/n_units_declared dataset/pairs_per_unit_per_step"),
     (_COUNT, "sampling/expected sampling/physical_cap optimizer/n_parameters"),
     (_STEPS, "steps/planned"),
-    (_NATURAL, "steps/executed"),
-    (_POSITIVE, "objective/temperature objective/sensitivity/add_remove objective/sensitivity/zero_out objective/sensitivity/replace_one"),
+    (_or_null(_POSITIVE), "objective/sensitivity/add_remove objective/sensitivity/zero_out objective/sensitivity/replace_one"),
     (_POSITIVE, "clipping/norm optimizer/learning_rate"),
-    (_NOT_NEGATIVE, "noise/std_absolute noise/multiplier_vs_sensitivity"),
+    (_NOT_NEGATIVE, "noise/std_absolute noise/multiplier_vs_sensitivity noise/multiplier_vs_clip"),
+    (_OBJECT, "objective/settings epsilon/other_unit"),
     (_RATIO, "sampling/q"),
     (_DELTA, "epsilon/delta"),
     (_or_null(_POSITIVE), "epsilon/target epsilon/rdp_order"),
-    (_or_null(_NOT_NEGATIVE), "epsilon/rdp"),
-    (_DIGEST, "objective/anchors/sha256 optimizer/initial_heads_sha256"),
+    (_or_null(_NOT_NEGATIVE), "epsilon/rdp epsilon/pld"),
+    (_NOT_NEGATIVE, "sampling/overflow_delta epsilon/overflow_delta"),
+    (_DIGEST, "optimizer/initial_heads_sha256"),
     (_FLAG, "data_used noise/seed_disclosed sampling/seed_disclosed epsilon/infinite"),
     (_or_null(_FLAG), "selection/tuned"),
     (_or_null(_COUNT), "selection/n_trials"),
-    (_or_null(_TEXT), "selection/public_tuning_data dataset/name"),
+    (_or_null(_TEXT), "selection/public_tuning_data dataset/name noise/release_grid"),
     (_one_of(True), "dataset/n_is_public"),
-    (_one_of(False), "objective/anchors/private private_metrics_logged"),
-    (_one_of(1), "dataset/pairs_per_unit_per_step noise/draws_per_step"),
-    (_UNIT, "dataset/unit"),
-    (_one_of("per_record"), "objective/decomposition"),
+    (_one_of(False), "private_metrics_logged"),
+    (_one_of(1, 4), "noise/draws_per_step"),
+    (_one_of(*accounting.UNITS), "dataset/unit"),
+    (_one_of("per_record", "per_group", "per_pair", "none"), "objective/decomposition"),
     (_one_of("global"), "clipping/mode"),
-    (_one_of("record"), "clipping/per"),
-    (_one_of("not run", "passed"), "clipping/self_test"),
+    (_one_of("unit", "group", "pair", "row"), "clipping/per"),
     (_one_of("poisson"), "sampling/kind"),
-    (_one_of("none"), "sampling/truncation"),
+    (_one_of("none", "uniform"), "sampling/truncation"),
     (_one_of("float32"), "noise/dtype"),
-    (_one_of("research", "test"), "noise/rng_mode"),
-    (_STATUS, "steps/status"),
+    (_one_of("research", "careful", "test"), "noise/rng_mode"),
+    (_or_null(_OBJECT), "objective/anchors"),
     (_SOME, "events"),
     (_RELATION, "events/*/relation"),
-    (_one_of([]), "steps/resumed_from"),
-    (_LIST, "released earlier earlier/*/released"),
-    (_TEXT, "released/*/artifact earlier/*/released/*/artifact"),
-    (_DIGEST, "released/*/sha256 earlier/*/released/*/sha256"),
-    (_COUNT, "released/*/step earlier/*/released/*/step"),
-    (_TEXT, "earlier/*/run_id earlier/*/created"),
-    (_STATUS, "earlier/*/status"),
-    (_NATURAL, "earlier/*/steps"),
-    (_UNIT, "earlier/*/unit"),
-    (_FLAG, "earlier/*/data_used"),
-    (_SOME, "earlier/*/events"),
-    (_RELATION, "earlier/*/events/*/relation"),
-    (_one_of(*accounting.VIEWS), "earlier/*/events/*/accountant_view"),
-    (_one_of(1), "earlier/*/events/*/count"),
-    (_OBJECT, "earlier/*/events/*/dp_event"),
 )
+ANCHORS: tuple[tuple[Kind, str], ...] = (
+    (_TEXT, "provenance"),
+    (_ANY_TEXT, "licence"),
+    (_COUNT, "count"),
+    (_NATURAL, "image_count"),
+    (_DIGEST, "sha256"),
+    (_one_of(False), "private"),
+)
+_PER = {"per_record": "unit", "per_group": "group", "per_pair": "pair", "none": "row"}
+_FACTORS = {"per_record": 1.0, "per_group": 2.0, "pair_sigmoid": 3.0}
+_FORBIDDEN = re.compile(r"(^|_)(seed|key|secret|indices|batch_sizes|realised|norms|loss|losses|patient_id|study_id)(s|$|_(?!disclosed))")
+TOP = {
+    *("run_id", "created", "code", "device", "dataset", "objective", "clipping", "sampling", "noise", "optimizer", "data_used", "private_metrics_logged"),
+    *("selection", "steps", "epsilon", "events"),
+}
 
 
 def _same(first: float, second: float) -> bool:
     return math.isclose(first, second, rel_tol=_CLOSE)
 
 
-def _steps(ledger: Mapping[str, Any]) -> bool:
-    steps, released, tested = ledger["steps"], [one["step"] for one in ledger["released"]], ledger["clipping"]["self_test"] == "passed"
-    return {
-        "planned": steps["executed"] == 0 and not released,
-        "interrupted": steps["executed"] <= steps["planned"] and not released and tested,
-        "complete": steps["executed"] == steps["planned"] and set(released) == {steps["planned"]} and tested,
-    }[steps["status"]]
+def _target(plan: Mapping[str, Any]) -> bool:
+    target, spent = plan["epsilon"]["target"], [value for value in (plan["epsilon"]["rdp"], plan["epsilon"]["pld"]) if value is not None]
+    return target is None or not spent or min(spent) <= target * (1 + 1e-6)
 
 
-def _earlier(ledger: Mapping[str, Any]) -> bool:
-    return all(
-        (run["status"] == "complete") == bool(run["released"]) and sorted(entry["accountant_view"] for entry in run["events"]) == sorted(accounting.VIEWS)
-        for run in ledger["earlier"]
+def factor(objective: Mapping[str, Any]) -> float | None:
+    """Returns the add/remove sensitivity in clip norms that the objective's decomposition and settings allow; None where it has none or is unknown."""
+    settings, kind = objective["settings"], objective["decomposition"]
+    if objective["id"] == "logit_dp":
+        tau, cap = settings.get("temperature"), settings.get("batch_cap")
+        if not (_real(tau) and tau > 1e-3 and type(cap) is int and cap >= 1):
+            return None
+        return 2 / float(tau) * (1 + (cap - 1) / (1 + (cap - 1) * math.exp(-2 / tau)))
+    return _FACTORS.get(objective["id"] if kind == "per_pair" else kind)
+
+
+def _sensitivity(plan: Mapping[str, Any]) -> bool:
+    objective, norm = plan["objective"], plan["clipping"]["norm"]
+    stated = [objective["sensitivity"][relation] for relation in accounting.RELATIONS]
+    if objective["decomposition"] == "none":
+        return stated == [None] * 3
+    expected = factor(objective)
+    return expected is not None and all(
+        value is not None and _same(value, accounting.relation_factor(relation) * expected * norm)
+        for value, relation in zip(stated, accounting.RELATIONS, strict=True)
     )
 
 
-def _target(ledger: Mapping[str, Any]) -> bool:
-    target, rdp = ledger["epsilon"]["target"], ledger["epsilon"]["rdp"]
-    return target is None or rdp is None or rdp <= target * (1 + 1e-6)
+def _noise(plan: Mapping[str, Any]) -> bool:
+    noise, sensitivity, norm = plan["noise"], plan["objective"]["sensitivity"]["add_remove"], plan["clipping"]["norm"]
+    relative = 0.0 if sensitivity is None else noise["std_absolute"] / sensitivity
+    return _same(noise["multiplier_vs_sensitivity"], relative) and _same(noise["multiplier_vs_clip"], noise["std_absolute"] / norm)
 
 
-def _sensitivity(ledger: Mapping[str, Any]) -> bool:
-    stated, norm = ledger["objective"]["sensitivity"], ledger["clipping"]["norm"]
-    return all(_same(stated[relation], accounting.relation_factor(relation) * norm) for relation in accounting.RELATIONS)
+def _randomness(plan: Mapping[str, Any]) -> bool:
+    noise = plan["noise"]
+    careful = noise["rng_mode"] == "careful"
+    agreed = plan["sampling"]["seed_disclosed"] is noise["seed_disclosed"] and (noise["rng_mode"] == "test") is noise["seed_disclosed"]
+    return agreed and noise["draws_per_step"] == (4 if careful else 1) and (noise["release_grid"] is not None) is careful
 
 
-def _noise(ledger: Mapping[str, Any]) -> bool:
-    noise, sensitivity = ledger["noise"], ledger["objective"]["sensitivity"]["add_remove"]
-    return _same(noise["std_absolute"], noise["multiplier_vs_sensitivity"] * sensitivity)
-
-
-def _randomness(ledger: Mapping[str, Any]) -> bool:
-    disclosed = ledger["noise"]["seed_disclosed"]
-    return ledger["sampling"]["seed_disclosed"] is disclosed and (ledger["noise"]["rng_mode"] == "test") is disclosed
-
-
-def _sampling(ledger: Mapping[str, Any]) -> bool:
-    above, _, below = ledger["sampling"]["q"].partition("/")
-    expected, units = ledger["sampling"]["expected"], ledger["dataset"]["n_units_declared"]
+def _sampling(plan: Mapping[str, Any]) -> bool:
+    above, _, below = plan["sampling"]["q"].partition("/")
+    expected, units = plan["sampling"]["expected"], plan["dataset"]["n_units_declared"]
     return expected <= units and int(above) * units == expected * int(below or 1)
 
 
-def _units(ledger: Mapping[str, Any]) -> bool:
-    dataset = ledger["dataset"]
+def _overflow(plan: Mapping[str, Any]) -> bool:
+    sampling, objective = plan["sampling"], plan["objective"]
+    stated, capped = sampling["overflow_delta"], objective["decomposition"] == "per_pair"
+    if not (capped and plan["data_used"]):
+        return stated == 0
+    if not (type(objective["settings"].get("batch_cap")) is int and objective["settings"]["batch_cap"] == sampling["physical_cap"]):
+        return False
+    above, _, below = sampling["q"].partition("/")
+    q = fractions.Fraction(int(above), int(below or 1))
+    cost = accounting.overflow_delta(q, plan["dataset"]["n_units_declared"], sampling["physical_cap"], plan["steps"]["planned"])
+    return math.isclose(stated, cost, rel_tol=1e-6, abs_tol=1e-300)
+
+
+def _truncation(plan: Mapping[str, Any]) -> bool:
+    return plan["sampling"]["truncation"] == "none" or plan["objective"]["decomposition"] == "per_record"
+
+
+def _clipping(plan: Mapping[str, Any]) -> bool:
+    return bool(plan["clipping"]["per"] == _PER[plan["objective"]["decomposition"]])
+
+
+def _units(plan: Mapping[str, Any]) -> bool:
+    dataset = plan["dataset"]
     units, records = dataset["n_units_declared"], dataset["n_records_declared"]
-    return units == records if dataset["unit"] == "pair" else units <= records
+    return units == records and dataset["pairs_per_unit_per_step"] == 1 if dataset["unit"] == "pair" else units <= records
+
+
+def _allowed(plan: Mapping[str, Any]) -> bool:
+    return set(plan) == TOP and not any(_FORBIDDEN.search(name) for name in names(plan))
 
 
 RELATIONS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], bool]], ...] = (
-    ("steps", "a status that fits the executed steps, the self-test and what was released", _steps),
-    ("earlier runs", "one event per accountant, and releases of complete runs only", _earlier),
+    ("fields", "the fields of a plan, and no seed, key, batch, norm or identifier", _allowed),
     ("target", "an epsilon of at most the target", _target),
     ("number of units", "at most one unit per pair, and one per pair where the unit is a pair", _units),
     ("sampling probability", "the expected batch size divided by the number of units", _sampling),
-    ("sensitivity", "the clip norm, and twice that under replace-one, as for every per-record objective", _sensitivity),
-    ("noise", "a standard deviation of the multiplier times the sensitivity", _noise),
-    ("randomness", "one account of whether its seed is known", _randomness),
+    (
+        "sensitivity",
+        "what the objective's decomposition allows: 1, 2 or 3 clip norms or Logit-DP's constant, twice that under replace-one, or none",
+        _sensitivity,
+    ),
+    ("clipping", "a bound on what its decomposition sums", _clipping),
+    ("truncation", "truncated batches of per-record objectives only", _truncation),
+    ("batch cap", "the cap of its settings, and the delta that batches above it cost", _overflow),
+    ("noise", "a standard deviation of the multipliers times sensitivity and clip norm", _noise),
+    ("randomness", "one account of whether its seed is known, and draws that fit its mode", _randomness),
 )
 
 
-def check(ledger: Mapping[str, Any], where: str) -> None:
-    """Raises `StoreError` for the first field of `ledger` that is missing, of another kind, or at odds with the others."""
-    for kind, pointers in FIELDS:
-        for pointer in pointers.split():
-            for value in _values(ledger, pointer.split("/")):
-                if value is _MISSING or not kind.holds(value):
-                    found = "nothing" if value is _MISSING else f"another value of type {type(value).__name__}"
-                    raise errors.StoreError(errors.describe(f"ledger field {pointer}", where, kind.words, found))
+def check_plan(plan: Mapping[str, Any], where: str) -> None:
+    """Raises `StoreError` for the first field of a plan that is missing, of another kind, or at odds with the others."""
+    _check_fields(plan, FIELDS, "", where)
+    if plan["objective"]["anchors"] is not None:
+        _check_fields(plan["objective"]["anchors"], ANCHORS, "objective/anchors/", where)
     for what, expected, holds in RELATIONS:
-        if not holds(ledger):
+        if not holds(plan):
             raise errors.StoreError(errors.describe(f"ledger {what}", where, expected, "fields that disagree"))
 
 
-def agree(stored: Any, again: Any, tolerances: Mapping[str, float], key: str = "") -> bool:
+def _check_fields(plan: Mapping[str, Any], fields: tuple[tuple[Kind, str], ...], prefix: str, where: str) -> None:
+    for kind, pointers in fields:
+        for pointer in pointers.split():
+            for value in _values(plan, pointer.split("/")):
+                if value is _MISSING or not kind.holds(value):
+                    found = "nothing" if value is _MISSING else f"another value of type {type(value).__name__}"
+                    raise errors.StoreError(errors.describe(f"ledger field {prefix}{pointer}", where, kind.words, found))
+
+
+def names(node: Any) -> Iterator[str]:
+    """Yields the name of every field in nested JSON."""
+    for key, inner in node.items() if isinstance(node, Mapping) else ():
+        yield str(key)
+        yield from names(inner)
+    for inner in node if isinstance(node, list) else ():
+        yield from names(inner)
+
+
+def agree(stored: Any, again: Any, tolerances: Mapping[str, float] = TOLERANCES, key: str = "") -> bool:
     """Returns whether two JSON values have the same keys and texts, and numbers within 1e-6 of each other or the key's absolute tolerance."""
     if isinstance(stored, dict) and isinstance(again, dict):
         return stored.keys() == again.keys() and all(agree(stored[name], again[name], tolerances, name) for name in again)

@@ -1,160 +1,218 @@
-"""Per-record training objectives that declare their own sensitivity, and the public vectors they may compare with.
+"""Training objectives that declare their own sensitivity; the per-record ones, and the list of all.
 
 DP-SGD (Abadi et al. 2016, arXiv 1607.00133) needs a sum of per-record terms: removing one record must change one summand
 and nothing else. In-batch InfoNCE is not of that form, because every record is a negative of every other, and clipping its
-rows bounds nothing (n records change when one is removed). The objective here compares each record with a fixed PUBLIC bank
-of anchor texts instead, so that a record's gradient depends on that record, the heads and public vectors only.
+rows bounds nothing (n records change when one is removed). The objectives here compare each record with a fixed PUBLIC bank
+instead, so that a record's gradient depends on that record, the heads and public vectors only. Those of `joint_objectives`
+look at several records at once and pay for it in sensitivity.
 
-Design note: `sensitivity` is the only source of the noise scale. No caller types a sensitivity, and a later objective (micro-groups,
-pairs) widens `Objective` with its own decomposition and factor without touching clipping, noise or accounting.
+Design note: `sensitivity` is the only source of the noise scale. No caller types a sensitivity.
 """
 
 import dataclasses
-from typing import Any, ClassVar, Protocol, TypeAlias
+import math
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from relink_jax import errors, heads
-from relink_jax.privacy import accounting
-from relink_jax.store import digests
+from relink_jax.privacy import banks, decomposition, joint_objectives
 
-Record: TypeAlias = tuple[jax.Array, jax.Array]
-_MAX_SHARED = 0.5
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PublicBank:
-    """Frozen text-tower features [A, F_t] of texts chosen without looking at any private record.
-
-    Attributes:
-        features: float32 [A, F_t], finite, no zero rows.
-        provenance: where the texts come from, for the ledger, such as 'relink_jax synthetic reports, seed 11'.
-        licence: licence of the texts.
-        private: one flag, or one per row; any true flag is refused, because private anchors void the guarantee of the others.
-
-    Raises:
-        DataError: wrong shape, non-finite or zero-norm rows.
-        UnsoundError: a row flagged private, or no provenance.
-    """
-
-    features: np.ndarray
-    provenance: str
-    licence: str = ""
-    private: bool | np.ndarray = False
-    sha256: str = dataclasses.field(init=False, default="")
-
-    def __post_init__(self) -> None:
-        features = np.array(self.features, dtype=np.float32)
-        if features.ndim != 2 or not len(features):
-            raise errors.DataError(errors.describe("anchor features", "public bank", "a 2-D array with at least one row", f"shape {features.shape}"))
-        bad = int(np.sum(~np.isfinite(features).all(axis=1) | ~(np.abs(features) > 0).any(axis=1)))
-        if bad:
-            raise errors.DataError(errors.describe("anchor features", "public bank", "finite rows of positive norm", f"{bad} other rows"))
-        if not self.provenance.strip():
-            raise errors.UnsoundError(errors.describe("provenance", "public bank", "where the anchor texts come from", "an empty string"))
-        flagged = int(np.sum(np.broadcast_to(np.asarray(self.private, dtype=bool), (len(features),))))
-        if flagged:
-            raise errors.UnsoundError(
-                errors.describe("private rows", "public bank", "anchors that belong to no private record", f"{flagged} rows flagged private")
-            )
-        features.setflags(write=False)
-        object.__setattr__(self, "features", features)
-        object.__setattr__(self, "sha256", digests.arrays_digest({"features": features}))
-
-    def refuse_private(self, text_features: np.ndarray) -> None:
-        """Raises `UnsoundError` when at least half of the anchors equal a private text row byte for byte.
-
-        This catches the mistake of passing the training texts as the bank, and nothing subtler: rows are compared for exact equality, so
-        private texts that were paraphrased, reformatted or encoded at another precision pass. That a bank is public rests on its provenance.
-        A few equal rows are expected, since a fixed synthetic normal report can also occur in an archive; half a bank cannot.
-        """
-        rows = np.ascontiguousarray(text_features, dtype=np.float32)
-        private = {row.tobytes() for row in rows}
-        if sum(row.tobytes() in private for row in self.features) >= _MAX_SHARED * len(self.features):
-            raise errors.UnsoundError(
-                errors.describe("anchors", "public bank", "texts chosen without the private set", "half of the rows or more equal to private rows")
-            )
+_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Objective(Protocol):
-    """What a training objective offers; only `record` is ever mapped over, `public` is the same for every record.
+    """What every training objective offers; how its gradients are clipped follows from `decomposition`.
+
+    Per-record and per-group objectives also have `unit_loss` (see `PerRecordObjective`, `joint_objectives.GroupInfoNCE`), per-pair ones
+    `pair_scales`, and the unsound one `batch_loss`; `clipping` calls them.
 
     Attributes:
         name: identifier in configs and ledgers.
-        decomposition: what one clipped unit of gradient depends on: per_record, per_pair or per_group.
-        rank_one: whether each linear head's record gradient is one outer product (features x output gradient).
-        derivation: one sentence that justifies `sensitivity`, kept in the ledger.
+        decomposition: one of `decomposition.DECOMPOSITIONS`.
+        derivation: one sentence that justifies `sensitivity`, kept in the ledger; it says so where it is this project's own.
     """
 
     name: ClassVar[str]
     decomposition: ClassVar[str]
-    rank_one: ClassVar[bool]
     derivation: ClassVar[str]
 
-    def loss(self, params: heads.Heads, record: Record, public: Any) -> jax.Array:
-        """Returns one record's scalar loss under heads `params` and the public bank's features."""
-
-    def public_state(self, params: heads.Heads, public: Any) -> Any:
-        """Returns what the loss needs of heads and public bank together, computed once per step."""
-
-    def loss_at_outputs(self, image_output: jax.Array, text_output: jax.Array, state: Any) -> jax.Array:
-        """Returns the same loss as a function of the record's head outputs [D], [D] and the public state."""
+    def public_state(self, params: heads.Heads, public: banks.Public) -> Any:
+        """Returns what the loss needs of heads and public bank together, gradients stopped, computed once per step."""
 
     def sensitivity(self, relation: str, l2_norm_clip: float) -> float:
         """Returns the L2 sensitivity of the clipped sum when one unit changes by `relation`."""
 
+    def noise_scale(self, l2_norm_clip: float) -> float:
+        """Returns what a noise multiplier is multiplied with to give a noise standard deviation."""
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the objective's own settings, JSON-ready."""
+
+
+class PerRecordObjective(decomposition.PerRecord):
+    """An objective that is a sum of losses of one record each; only `record` is ever mapped over, `public` is the same for all."""
+
+    derivation: ClassVar[str] = (
+        "each record's gradient depends on that record, the heads and the public bank only, and is clipped to C over both heads, "
+        "so adding, removing or zeroing one record moves the sum by at most C and replacing it by at most 2C"
+    )
+
+    def public_state(self, params: heads.Heads, public: banks.Public) -> Any:
+        """Returns nothing: the loss compares a record with itself."""
+        return None
+
+    def record_loss(self, image: jax.Array, text: jax.Array, labels: Any, state: Any) -> jax.Array:
+        """Returns the loss of one record's unit-norm embeddings [D], [D] and labels [L] or None."""
+        raise NotImplementedError
+
+    def unit_loss(self, images: jax.Array, texts: jax.Array, labels: Any, weights: jax.Array, state: Any) -> jax.Array:
+        """Returns the weighted sum of the losses of one privacy unit's records: embeddings [m, D], [m, D], weights [m]."""
+        losses = jax.vmap(self.record_loss, in_axes=(0, 0, 0, None))(images, texts, labels, state)
+        return jnp.sum(jnp.where(weights > 0, weights * losses, 0.0))
+
+    def loss(self, params: heads.Heads, record: Any, public: banks.Public) -> jax.Array:
+        """Returns the loss of record (image features [F_i], text features [F_t], labels [L] or None) under heads `params`."""
+        image, text, labels = record
+        embeddings = (heads.project(params["image"], image), heads.project(params["text"], text))
+        return self.record_loss(*embeddings, labels, self.public_state(params, public))
+
 
 @dataclasses.dataclass(frozen=True)
-class AnchorInfoNCE:
+class Align(PerRecordObjective):
+    """Cosine distance of a record's two embeddings, 1 - u.v; no negatives, so nothing keeps embeddings apart but the initial heads."""
+
+    name: ClassVar[str] = "align"
+
+    def record_loss(self, image: jax.Array, text: jax.Array, labels: Any, state: Any) -> jax.Array:
+        """Returns 1 - u.v."""
+        return 1.0 - _dot(image, text)
+
+
+class _Anchored(PerRecordObjective):
+    def public_state(self, params: heads.Heads, public: banks.Public) -> banks.Public:
+        """Returns the anchors' unit-norm embeddings [A, D] and [A_i, D] (or None) under the current heads, with gradients stopped.
+
+        The heads learn through the record only, so each dense layer's record gradient stays one outer product.
+        """
+        images = None if public.images is None else heads.project(params["image"], public.images)
+        return jax.lax.stop_gradient(banks.Public(heads.project(params["text"], public.texts), images))
+
+
+@dataclasses.dataclass(frozen=True)
+class AnchorInfoNCE(_Anchored):
     """InfoNCE of an image against its own report and A public anchor reports, at temperature tau.
 
     loss = -log( exp(u.v/tau) / (exp(u.v/tau) + sum_a exp(u.v_a/tau)) ), where u, v are the record's unit-norm image and text
     embeddings and v_a the anchors' under the current text head (van den Oord et al. 2018, arXiv 1807.03748, with the in-batch
-    negatives replaced by public ones). It is one-directional, image to text: there is no bank of public images. The text head
-    learns through u.v only; gradients through the anchors are stopped, so each head's record gradient stays rank one.
+    negatives replaced by public ones). Where the bank has images too, the mean of both directions; otherwise image to text only,
+    and the text head learns through u.v.
     """
 
     temperature: float
     name: ClassVar[str] = "anchor_infonce"
-    decomposition: ClassVar[str] = "per_record"
-    rank_one: ClassVar[bool] = True
-    derivation: ClassVar[str] = (
-        "each record's gradient depends on that record, the heads and the public anchors only, and is clipped to C over both heads, "
-        "so adding, removing or zeroing one record moves the sum by at most C and replacing it by at most 2C"
-    )
 
-    def public_state(self, params: heads.Heads, public: Any) -> jax.Array:
-        """Returns the anchors' unit-norm embeddings [A, D] under the current text head, with gradients stopped."""
-        return jax.lax.stop_gradient(heads.project(params["text"], public))
+    def record_loss(self, image: jax.Array, text: jax.Array, labels: Any, state: Any) -> jax.Array:
+        """Returns the loss against anchor embeddings `state`."""
+        positive = _dot(image, text) / self.temperature
 
-    def loss_at_outputs(self, image_output: jax.Array, text_output: jax.Array, state: Any) -> jax.Array:
-        """Returns the loss of head outputs [D], [D] against anchors [A, D]."""
-        highest = jax.lax.Precision.HIGHEST
-        u = image_output / jnp.linalg.norm(image_output)
-        v = text_output / jnp.linalg.norm(text_output)
-        positive = jnp.dot(u, v, precision=highest) / self.temperature
-        negatives = jnp.matmul(state, u, precision=highest) / self.temperature
-        return jax.nn.logsumexp(jnp.append(negatives, positive)) - positive
+        def against(anchors: jax.Array, embedding: jax.Array) -> jax.Array:
+            return jax.nn.logsumexp(jnp.append(_dot(anchors, embedding) / self.temperature, positive)) - positive
 
-    def loss(self, params: heads.Heads, record: Record, public: Any) -> jax.Array:
-        """Returns the loss of record (image features [F_i], text features [F_t]) against anchor features [A, F_t]."""
-        image, text = (jnp.matmul(x, params[side]["kernel"], precision=jax.lax.Precision.HIGHEST) for x, side in zip(record, heads.SIDES, strict=True))
-        return self.loss_at_outputs(image, text, self.public_state(params, public))
-
-    def sensitivity(self, relation: str, l2_norm_clip: float) -> float:
-        """Returns C for add_remove and zero_out, 2C for replace_one (see `derivation`); `UsageError` for another relation."""
-        return accounting.relation_factor(relation) * l2_norm_clip
+        forward = against(state.texts, image)
+        return forward if state.images is None else 0.5 * (forward + against(state.images, text))
 
 
-def get_objective(name: str, temperature: float) -> Objective:
-    """Returns the objective called `name`.
+@dataclasses.dataclass(frozen=True)
+class AnchorSigmoid(_Anchored):
+    """Sigmoid loss (Zhai et al. 2023, arXiv 2303.15343) with public negatives: -log s(u.v/tau + b) - sum_a log s(-(u.v_a/tau + b)).
 
-    Raises: UsageError: unknown name, or a temperature that is not positive and finite.
+    Where the bank has images, the text is compared with them too. Its slopes are bounded and no partition function is needed.
     """
-    if name != AnchorInfoNCE.name:
-        raise errors.UsageError(errors.describe("objective", "mechanism", repr(AnchorInfoNCE.name), repr(name)) + errors.suggest(name, [AnchorInfoNCE.name]))
-    if not 0 < temperature < float("inf"):
+
+    temperature: float
+    bias: float = 0.0
+    name: ClassVar[str] = "anchor_sigmoid"
+
+    def record_loss(self, image: jax.Array, text: jax.Array, labels: Any, state: Any) -> jax.Array:
+        """Returns the loss against anchor embeddings `state`."""
+
+        def logits(left: jax.Array, right: jax.Array) -> jax.Array:
+            return _dot(left, right) / self.temperature + self.bias
+
+        loss = jax.nn.softplus(-logits(image, text)) + jnp.sum(jax.nn.softplus(logits(state.texts, image)))
+        return loss if state.images is None else loss + jnp.sum(jax.nn.softplus(logits(state.images, text)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Prototype(_Anchored):
+    """Classification of a record's image and text among public prototypes, one bank text per label, at temperature tau.
+
+    The target is uniform over the record's positive labels (entries above 0; NaN and -1 count as not positive) and the loss is the mean
+    of the two cross-entropies. A record without a positive label has no loss. Labels are part of the private record.
+    """
+
+    temperature: float
+    name: ClassVar[str] = "prototype"
+
+    def record_loss(self, image: jax.Array, text: jax.Array, labels: Any, state: Any) -> jax.Array:
+        """Returns the loss of a record with labels [L] against prototype embeddings [L, D]; `DataError` where it has none or another number."""
+        if labels is None or labels.shape[-1] != len(state.texts):
+            found = "none" if labels is None else str(labels.shape[-1])
+            raise errors.DataError(errors.describe("labels", "objective 'prototype'", f"{len(state.texts)}, one per row of the public bank", found))
+        positive = (labels > 0).astype(jnp.float32)
+        target = positive / jnp.maximum(jnp.sum(positive), 1.0)
+        entropies = [-jnp.sum(target * jax.nn.log_softmax(_dot(state.texts, one) / self.temperature)) for one in (image, text)]
+        return 0.5 * (entropies[0] + entropies[1])
+
+
+def _dot(left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.matmul(left, right, precision=_HIGHEST)
+
+
+_ALL: dict[str, Any] = {
+    "anchor_infonce": lambda s: AnchorInfoNCE(s.temperature),
+    "align": lambda s: Align(),
+    "anchor_sigmoid": lambda s: AnchorSigmoid(s.temperature, s.bias),
+    "prototype": lambda s: Prototype(s.temperature),
+    "group_infonce": lambda s: joint_objectives.GroupInfoNCE(s.temperature, s.group_size),
+    "pair_sigmoid": lambda s: joint_objectives.PairSigmoid(s.temperature, s.bias, s.batch_cap),
+    "logit_dp": lambda s: joint_objectives.LogitDP(s.temperature, s.batch_cap),
+    "inbatch_infonce_unsound": lambda s: joint_objectives.InBatchInfoNCE(s.temperature),
+}
+NAMES: tuple[str, ...] = tuple(_ALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    temperature: float
+    bias: float
+    batch_cap: int
+    group_size: int
+
+
+def get_objective(name: str, temperature: float, *, bias: float = 0.0, batch_cap: int = 0, group_size: int = 0, allow_unsound: bool = False) -> Objective:
+    """Returns the objective called `name`, one of `NAMES`.
+
+    Args:
+        temperature: what cosines are divided by; `align` has none.
+        bias: added to the logits of the sigmoid losses.
+        batch_cap: most records one step may hold, public; what per-pair sensitivities are derived from.
+        group_size: expected members of a group, at least 2, for `group_infonce`.
+        allow_unsound: permits `inbatch_infonce_unsound`, which has no bounded sensitivity and an infinite epsilon.
+
+    Raises: UsageError: unknown name, a temperature that is not positive and finite or too small for `logit_dp`, a bias that is not finite,
+        a missing batch cap or group size, or the unsound objective without permission.
+    """
+    if name not in _ALL:
+        raise errors.UsageError(errors.describe("objective", "mechanism", f"one of {list(NAMES)}", repr(name)) + errors.suggest(name, NAMES))
+    if not 0 < temperature < math.inf:
         raise errors.UsageError(errors.describe("temperature", "mechanism", "a positive finite number", f"{temperature:g}"))
-    return AnchorInfoNCE(float(temperature))
+    if not math.isfinite(bias):
+        raise errors.UsageError(errors.describe("bias", "mechanism", "a finite number", f"{bias:g}"))
+    if name == joint_objectives.InBatchInfoNCE.name and not allow_unsound:
+        expected = "allow_unsound, since its sensitivity is not bounded and its epsilon infinite"
+        raise errors.UsageError(errors.describe("objective", "mechanism", expected, repr(name)))
+    objective: Objective = _ALL[name](_Settings(float(temperature), float(bias), int(batch_cap), int(group_size)))
+    return objective

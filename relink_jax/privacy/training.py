@@ -1,19 +1,20 @@
-"""DP-SGD on linear projection heads from cached features (Abadi et al. 2016, arXiv 1607.00133), encoders frozen.
+"""DP-SGD on projection heads of every form from cached features (Abadi et al. 2016, arXiv 1607.00133), encoders frozen.
 
-Each step draws privacy units by Poisson sampling, sums their clipped gradients, adds Gaussian noise once, divides by the public
-expected batch size and hands the result to an optax optimizer. Only the heads after the last step leave; losses on private data,
-gradient norms and realised batch sizes are never computed for display, returned or logged.
+Each step draws privacy units by Poisson sampling, sums their clipped gradients, adds Gaussian noise once, divides by the public expected batch
+size and hands the result to an optax optimizer. Only the heads after the last step leave; losses on private data, gradient norms and realised
+batch sizes are never computed for display, returned or logged.
 
-Design note: arguments that change the guarantee are keyword arguments recorded in the ledger; `clipping` and `chunk` change speed only.
-The heads are small and the closed form is three matmuls per step, so training is one program on one device.
+The ledger is written before the first step and charged before each stretch of steps is computed; the state of every stretch commits with an
+entry of the ledger. A run that is killed goes on from the last committed state with the draws it would have made (`randomness`), and ends with
+the same heads; steps that were charged stay charged.
+
+Design note: the heads are small, so training is one program on one device; with several processes every one runs the same program.
 """
 
-import contextlib
 import dataclasses
 import functools
 import pathlib
-import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,13 +23,15 @@ import numpy as np
 import optax
 
 from relink_jax import errors, heads
-from relink_jax.privacy import accounting, arguments, noise, objectives, sampling, selftest
+from relink_jax.privacy import arguments, banks, noise, randomness, sampling, selftest, training_state
 from relink_jax.privacy import clipping as clip
+from relink_jax.privacy import design as designs
 from relink_jax.privacy import ledger as ledgers
+from relink_jax.privacy.options import Options
 from relink_jax.runtime import progress
 from relink_jax.store import checkpoints, digests
 
-OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {"sgd": optax.sgd, "adam": optax.adam}
+DEFAULT = Options()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,184 +44,197 @@ class TrainedHeads:
 
 def train_heads(
     initial: heads.Heads,
-    image_features: np.ndarray,
-    text_features: np.ndarray,
+    records: clip.Records,
     pair_unit: np.ndarray,
-    public: objectives.PublicBank,
+    public: banks.PublicBank | None,
+    options: Options = DEFAULT,
     *,
-    objective: str = "anchor_infonce",
-    unit: str = "patient",
-    target_epsilon: float = 0.34,
-    target_delta: float = 6e-6,
-    l2_norm_clip: float = 1.0,
-    expected_batch_size: int = 128,
-    iterations: int = 60,
-    temperature: float = 0.1,
-    learning_rate: float = 0.05,
-    optimizer: str = "sgd",
-    noise_multiplier: float | None = None,
-    data: bool = True,
-    clipping: str = "closed_form",
-    chunk: int = 256,
     ledger_path: pathlib.Path | None = None,
     dataset: Mapping[str, Any] | None = None,
-    tuned: bool | None = None,
-    n_trials: int | None = None,
-    public_tuning_data: str | None = None,
-    test_seed: int | None = None,
 ) -> TrainedHeads:
     """Returns heads trained with differential privacy from `initial`, with the ledger of what that spent.
 
-    Sensitivity: blanking one unit (zero-out) moves each clipped sum by at most `objective.sensitivity('zero_out', l2_norm_clip)`.
-    Private: both feature arrays and which unit owns which pair. Public: everything else, including the numbers of units and pairs.
+    Sensitivity: blanking one unit (zero-out) moves each clipped sum by at most `objective.sensitivity('zero_out', C)`.
+    Private: `records` and which unit owns which pair. Public: everything else, including the numbers of units and pairs.
 
     Args:
-        initial: public starting heads, {'image': {'kernel': [F_i, D]}, 'text': {'kernel': [F_t, D]}}.
-        image_features: float32 [N, F_i], one row per training pair.
-        text_features: float32 [N, F_t], the text features of the same pairs (repeated where pairs share a report).
-        pair_unit: int [N], index of the patient that owns each pair; ignored when `unit` is 'pair'.
-        public: anchor bank, features [A, F_t].
-        unit: 'patient' (one random own pair of each sampled patient per step) or 'pair'.
-        target_epsilon, target_delta: what the noise is calibrated to, by RDP, unless `noise_multiplier` is given.
-        noise_multiplier: noise stddev relative to the sensitivity, at least 0.01; 0 trains without privacy and the ledger says so.
-        data: false for the noise-only control, which sets every gradient to zero and reads no private row.
-        ledger_path: where `privacy_ledger.json` is written before the first step and after the last.
+        initial: public starting heads of any form, see `heads`.
+        records: image features [N, F_i] or maps [N, P, F_i], text features [N, F_t] of the same pairs (repeated where pairs share a report),
+            and labels where the objective reads them.
+        pair_unit: int [N], index of the unit (patient or study) that owns each pair; ignored when the unit is a pair.
+        public: bank of public vectors; None for objectives that compare with none.
+        ledger_path: where `privacy_ledger.json` lies, with the state of an unfinished run beside it; None keeps both in memory.
         dataset: public description of the cohort for the ledger (name, split, site, synthetic); no identifiers.
-        tuned, n_trials: whether the settings were tuned on private or held-out results, and in how many trials, as the caller declares;
-            None is recorded as 'not recorded'. Neither changes epsilon.
-        public_tuning_data: what public data the settings were chosen on, for the ledger.
-        test_seed: fixes all randomness for tests; the ledger then says 'not private'.
 
     Raises:
         DataError: arrays of wrong shape or length, or initial heads that are not finite.
-        UsageError: an argument out of range, `dataset` fields that the ledger fills itself, or a learning rate at which the heads stop
+        UsageError: options at odds with the data, `dataset` fields that the ledger fills itself, or a step size at which the heads stop
             being finite.
         UnsoundError: a private anchor bank, or a failed self-test.
-        StoreError: an unwritable ledger, or a damaged one already there.
+        StoreError: an unwritable ledger, a damaged one already there, or the state of a run on other records.
     """
-    arguments.check_arrays(initial, image_features, text_features, pair_unit, public)
-    arguments.check_choice("optimizer", optimizer, OPTIMIZERS)
-    arguments.check_choice("clipping", clipping, clip.IMPLEMENTATIONS)
-    arguments.check_number("chunk", chunk, 1, whole=True)
-    arguments.check_number("expected_batch_size", expected_batch_size, 1, whole=True)
-    arguments.check_number("iterations", iterations, 1, accounting.STEPS, whole=True)
-    arguments.check_float32("l2_norm_clip", l2_norm_clip)
-    arguments.check_float32("temperature", temperature)
-    arguments.check_positive("learning_rate", learning_rate)
-    arguments.check_delta(target_delta)
-    if noise_multiplier is None:
-        arguments.check_positive("target_epsilon", target_epsilon)
-    else:
-        arguments.check_noise_multiplier(noise_multiplier)
+    arguments.check_arrays(initial, records, pair_unit, public, options.objective)
     arguments.check_dataset(dataset or {})
-    arguments.check_selection(tuned, n_trials, public_tuning_data)
-    iterations, expected_batch_size = int(iterations), int(expected_batch_size)
-    target_delta, l2_norm_clip, learning_rate, temperature = float(target_delta), float(l2_norm_clip), float(learning_rate), float(temperature)
-    if data:
-        public.refuse_private(text_features)
+    if options.data and public is not None:
+        public.refuse_private(records.texts)
     initial = jax.tree.map(lambda array: np.asarray(array, np.float32), initial)
-    chosen = objectives.get_objective(objective, temperature)
-    units = sampling.unit_index(pair_unit, unit)
-    n_units = int(units.max()) + 1
-    q = sampling.sampling_probability(expected_batch_size, n_units)
-    rows, fitted = sampling.physical_cap(expected_batch_size, n_units, chunk)
-    calibrated = noise_multiplier is None
-    multiplier = accounting.calibrate(q, iterations, target_epsilon, target_delta) if noise_multiplier is None else float(noise_multiplier)
-    bound = chosen.sensitivity(ledgers.RELATION, l2_norm_clip)
-    mechanism = accounting.Mechanism(q, noise.stddev(multiplier, bound), bound, iterations, ledgers.RELATION, data, disclosed=test_seed is not None)
-    ledger = ledgers.planned(
-        objective=chosen,
-        bank=public,
-        mechanism=mechanism,
-        unit=unit,
-        n_units=n_units,
-        n_records=len(units),
-        l2_norm_clip=l2_norm_clip,
-        implementation=clipping,
-        expected_batch_size=expected_batch_size,
-        physical_cap=rows,
-        target_epsilon=float(target_epsilon) if calibrated else None,
-        delta=target_delta,
-        optimizer={"name": optimizer, "learning_rate": learning_rate},
-        n_parameters=sum(np.size(leaf) for leaf in jax.tree.leaves(initial)),
-        initial_heads_sha256=checkpoints.tree_digest(initial),
-        device={"kind": jax.devices()[0].device_kind, "count": jax.device_count(), "processes": jax.process_count()},
-        dataset=dataset or {},
-        settings={"temperature": temperature},
-        selection={"tuned": tuned, "n_trials": None if n_trials is None else int(n_trials), "public_tuning_data": public_tuning_data},
-    )
-    params = jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), initial)
-    bank = jnp.asarray(public.features)
-    passed = selftest.check(chosen, params, bank, l2_norm_clip=l2_norm_clip, implementation=clipping)
-    token_bytes = secrets.token_bytes if test_seed is None else np.random.default_rng(test_seed).bytes
-    total: Callable[[heads.Heads], clip.ClippedSum] = functools.partial(clip.zero_sum, chosen, l2_norm_clip=l2_norm_clip, relation=ledgers.RELATION)
-    if data:
-        sampler = sampling.PoissonSampler(units, q, token_bytes)
-        total = _PrivateSum(chosen, image_features, text_features, bank, sampler, rows, l2_norm_clip, clipping, fitted)
-    with _recorded(ledger, ledger_path, passed) as record:
-        state, divisor = OPTIMIZERS[optimizer](learning_rate).init(params), np.float32(expected_batch_size)
-        for _ in progress.track(range(iterations), iterations, "train heads" if data else "noise only"):
-            noisy = noise.add_noise(total(params), multiplier, noise.fresh_key(token_bytes))
-            params, state = _step(optimizer, float(learning_rate), params, state, noisy, divisor)
-            record.executed += 1
-        final = jax.tree.map(np.asarray, params)
+    run = _Run(initial, pair_unit, public, options)
+    passed = run.self_test(records)
+    planned = run.planned(public, dataset or {})
+    with ledgers.opened(ledger_path, planned) as ledger:
+        return run.train(records, ledger, ledger_path, passed)
+
+
+class _Run:
+    """One run's mechanism: everything that is public about it, and its steps."""
+
+    def __init__(self, initial: heads.Heads, pair_unit: np.ndarray, public: banks.PublicBank | None, options: Options) -> None:
+        self._initial, self._options = initial, options
+        self._units = sampling.unit_index(pair_unit, options.unit)
+        self._design = designs.design(options, int(self._units.max()) + 1)
+        self._public: Any = None if public is None else public.arrays()
+        self._start, self._fixed = heads.partition(initial)
+        self._transformation = options.transformation()
+
+    def self_test(self, records: clip.Records) -> str:
+        """Returns what `selftest.check` finds of this objective on these heads; no private row is read."""
+        like = clip.Records(*(None if one is None else jax.ShapeDtypeStruct(np.shape(one), np.float32) for one in records))
+        settings: dict[str, Any] = {"l2_norm_clip": self._options.l2_norm_clip, "implementation": self._options.clipping}
+        return selftest.check(self._design.objective, self._initial, like, self._public, **settings)
+
+    def planned(self, public: banks.PublicBank | None, dataset: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what the ledger holds before the first step."""
+        options, design = self._options, self._design
+        return ledgers.planned(
+            objective=design.objective,
+            bank=public,
+            mechanism=design.mechanism,
+            unit=options.unit,
+            n_units=design.n_units,
+            n_records=len(self._units),
+            pairs_per_unit=design.pairs_per_unit,
+            l2_norm_clip=options.l2_norm_clip,
+            implementation=options.clipping,
+            expected_batch_size=options.expected_batch_size,
+            physical_cap=design.cap,
+            target_epsilon=options.target_epsilon if options.noise_multiplier is None else None,
+            delta=options.target_delta,
+            rng_mode=options.mode,
+            optimizer={
+                "name": options.optimizer,
+                "learning_rate": options.learning_rate,
+                "schedule": options.schedule,
+                "stay_within": options.stay_within,
+            },
+            n_parameters=sum(np.size(leaf) for leaf in jax.tree.leaves(self._start)),
+            initial_heads_sha256=checkpoints.tree_digest(self._initial),
+            device={"kind": jax.devices()[0].device_kind, "count": jax.device_count(), "processes": jax.process_count()},
+            dataset=dataset,
+            selection={"tuned": options.tuned, "n_trials": options.n_trials, "public_tuning_data": options.public_tuning_data},
+        )
+
+    def train(self, records: clip.Records, ledger: ledgers.Ledger, ledger_path: pathlib.Path | None, passed: str) -> TrainedHeads:
+        """Runs every step that is left, and releases the heads."""
+        options = self._options
+        directory = None if ledger_path is None else ledger_path.parent
+        deviation = self._design.mechanism.noise_stddev
+        state, record_digest = self._begun(records, ledger, directory)
+        total = (
+            functools.partial(self._sum, records, sampling.PoissonSampler(self._units, self._design.mechanism.sampling_probability, state.secret))
+            if options.data
+            else self._nothing
+        )
+        shown = progress.bar(options.iterations, "train heads" if options.data else "noise only", "steps", first=state.step)
+        with shown as bar:
+            while state.step < options.iterations:
+                until = min(options.iterations, state.step + options.every)
+                ledger.charge(until)
+                for step in range(state.step, until):
+                    noisy = noise.add_noise(total(step, state.params), deviation, state.secret.key(randomness.NOISE, step), noise.DRAWS[options.mode])
+                    params, optimizer = self._stepped(state.params, state.optimizer, noisy)
+                    state = dataclasses.replace(state, step=step + 1, params=params, optimizer=optimizer)
+                    bar.update(1)
+                if directory is not None and state.step < options.iterations:
+                    self._commit(state, ledger, directory, record_digest)
+        final = heads.combine(noise.released(jax.tree.map(np.asarray, state.params), options.mode), self._fixed)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(final)):
-            raise errors.UsageError(errors.describe("learning_rate", "mechanism", "one at which the heads stay finite", f"{learning_rate:g}"))
-        record.released = [{"artifact": "heads", "sha256": checkpoints.tree_digest(final), "step": iterations}]
-    return TrainedHeads(final, record.ledger)
+            raise errors.UsageError(errors.describe("learning_rate", "mechanism", "one at which the heads stay finite", f"{options.learning_rate:g}"))
+        ledger.release([{"artifact": "heads", "sha256": checkpoints.tree_digest(final), "step": options.iterations}], passed)
+        if directory is not None:
+            training_state.keep_only(directory, None)
+        return TrainedHeads(final, ledger.document())
+
+    def _begun(self, records: clip.Records, ledger: ledgers.Ledger, directory: pathlib.Path | None) -> tuple[training_state.State, str]:
+        """Returns the state to go on from, committed, and the digest of the private records: a fresh one, or that of an interrupted run."""
+        params = jax.tree.map(jnp.asarray, self._start)
+        optimizer = self._transformation.init(params)
+        if directory is None:
+            return training_state.State(0, params, optimizer, randomness.fresh(self._options.test_seed)), ""
+        digest = _digest(records, self._units)
+        committed = ledger.resumable
+        if committed is not None:
+            state = training_state.load(directory, *committed, (params, optimizer), digest)
+            progress.notice(f"training goes on from step {state.step} of {self._options.iterations}, with the draws it would have made")
+            return state, digest
+        training_state.keep_only(directory, None)
+        state = training_state.State(0, params, optimizer, randomness.fresh(self._options.test_seed))
+        self._commit(state, ledger, directory, digest)
+        return state, digest
+
+    def _commit(self, state: training_state.State, ledger: ledgers.Ledger, directory: pathlib.Path, records_sha256: str) -> None:
+        """Saves a state, then the ledger's word for it, then removes older ones; a kill in between leaves the older one valid."""
+        ledger.checkpoint(state.step, training_state.save(directory, state, records_sha256))
+        training_state.keep_only(directory, state.step)
+
+    def _sum(self, records: clip.Records, sampler: sampling.PoissonSampler, step: int, params: Any) -> Any:
+        """Returns the sum of clipped gradients of one step; the only reader of private rows."""
+        options, design = self._options, self._design
+        if design.capped:
+            found = [sampler.capped(step, design.cap)]
+        elif design.objective.decomposition == "per_group":
+            found = [sampler.grouped(step, *sampling.group_shape(options.expected_batch_size, options.group_size))]
+        else:
+            found = sampling.blocks(sampler.averaged(step, design.pairs_per_unit), design.cap)
+        whole = heads.combine(params, self._fixed)
+        settings: dict[str, Any] = {
+            "l2_norm_clip": options.l2_norm_clip,
+            "implementation": options.clipping,
+            "chunk": options.chunk,
+            "relation": designs.RELATION,
+        }
+        total = functools.reduce(clip.add, (clip.clipped_sum(design.objective, whole, records, batch, self._public, **settings) for batch in found))
+        return self._checked(total)
+
+    def _nothing(self, step: int, params: Any) -> Any:
+        whole = heads.combine(params, self._fixed)
+        return self._checked(clip.zero_sum(self._design.objective, whole, l2_norm_clip=self._options.l2_norm_clip, relation=designs.RELATION))
+
+    def _checked(self, total: clip.ClippedSum) -> Any:
+        """Returns the sum's value when it carries the sensitivity that the noise was made for; `UnsoundError` otherwise."""
+        made, found = self._design.mechanism, (total.sensitivity, total.relation)
+        if made.bounded and found != (made.sensitivity, made.relation):
+            raise errors.UnsoundError(errors.describe("sensitivity", "clipped sum", f"{made.sensitivity:g} ({made.relation})", f"{found[0]:g} ({found[1]})"))
+        return total.value
+
+    def _stepped(self, params: Any, optimizer: Any, noisy: Any) -> tuple[Any, Any]:
+        """Returns heads and optimizer state after one step on noisy / expected batch size, projected back where that is asked for."""
+        return _step(self._options, params, optimizer, noisy, self._start)
 
 
-class _PrivateSum:
-    """Draws the next Poisson batch and sums its clipped gradients under given heads; the only reader of private rows."""
-
-    def __init__(
-        self,
-        objective: objectives.Objective,
-        image_features: np.ndarray,
-        text_features: np.ndarray,
-        public: jax.Array,
-        sampler: sampling.PoissonSampler,
-        rows: int,
-        l2_norm_clip: float,
-        implementation: str,
-        chunk: int,
-    ) -> None:
-        self._objective, self._sampler, self._rows = objective, sampler, rows
-        self._arrays = (jnp.asarray(image_features, jnp.float32), jnp.asarray(text_features, jnp.float32))
-        self._public = public
-        self._settings: dict[str, Any] = {"l2_norm_clip": l2_norm_clip, "implementation": implementation, "chunk": chunk, "relation": ledgers.RELATION}
-
-    def __call__(self, params: heads.Heads) -> clip.ClippedSum:
-        blocks = sampling.blocks(self._sampler.sample(), self._rows)
-        parts = (clip.clipped_sum(self._objective, params, *self._arrays, index, padding, self._public, **self._settings) for index, padding in blocks)
-        return functools.reduce(clip.add, parts)
+@functools.partial(jax.jit, static_argnums=0)
+def _step(options: Options, params: Any, state: Any, noisy_sum: Any, initial: Any) -> tuple[Any, Any]:
+    mean = jax.tree.map(lambda leaf: leaf / np.float32(options.expected_batch_size), noisy_sum)
+    updates, state = options.transformation().update(mean, state, params)
+    moved = optax.apply_updates(params, updates)
+    if not options.stay_within:
+        return moved, state
+    away = jax.tree.map(jnp.subtract, moved, initial)
+    reach = options.stay_within * optax.global_norm(initial)
+    factor = jnp.minimum(1.0, reach / jnp.maximum(optax.global_norm(away), jnp.finfo(jnp.float32).tiny))
+    return jax.tree.map(lambda start, distance: start + factor * distance, initial, away), state
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _step(optimizer: str, learning_rate: float, params: heads.Heads, state: Any, noisy_sum: heads.Heads, divisor: Any) -> tuple[heads.Heads, Any]:
-    """Returns heads and optimizer state after one step on noisy_sum / expected_batch_size."""
-    mean = jax.tree.map(lambda leaf: leaf / divisor, noisy_sum)
-    updates, state = OPTIMIZERS[optimizer](learning_rate).update(mean, state, params)
-    return optax.apply_updates(params, updates), state
-
-
-@dataclasses.dataclass
-class _Record:
-    ledger: dict[str, Any]
-    executed: int = 0
-    released: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-
-@contextlib.contextmanager
-def _recorded(ledger: dict[str, Any], path: pathlib.Path | None, self_test: str) -> Iterator[_Record]:
-    """Writes the planned ledger, then the executed one however training ends; nothing is released when it fails."""
-    if path is not None:
-        ledger = ledgers.carry_earlier(ledger, path)
-        ledgers.save(path, ledger)
-    record = _Record(ledger)
-    try:
-        yield record
-    finally:
-        record.ledger = digests.sealed(ledgers.executed(ledger, record.executed, record.released, self_test))
-        if path is not None:
-            ledgers.save(path, record.ledger)
+def _digest(records: clip.Records, units: np.ndarray) -> str:
+    """Returns the SHA-256 of the private records, which stays in the private state."""
+    arrays = {name: np.asarray(array) for name, array in records._asdict().items() if array is not None}
+    return digests.arrays_digest(arrays | {"units": units})

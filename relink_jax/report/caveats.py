@@ -8,6 +8,12 @@ from relink_jax.report.evidence import Evidence
 from relink_jax.report.words import Fragments
 
 _RELATIONS = {"zero_out": "zero-out (N is public)", "add_remove": "add/remove", "replace_one": "replace-one"}
+_DECOMPOSITIONS = {
+    "per_record": "its own gradient only",
+    "per_group": "the gradient of its own group",
+    "per_pair": "the gradients of its own pairs",
+    "none": "every gradient of its batch: no bound",
+}
 SAME_PATIENT = {
     "exclude": "Other studies of the query's patient were left out of the candidates. Recognising the patient but not the study counts neither for nor against.",
     "negative": "Other studies of the query's patient were candidates and counted as wrong: strict study linkage.",
@@ -135,19 +141,33 @@ def ledger_rows(evidence: Evidence, name: str) -> list[tuple[str, Fragments]]:
         ("\N{GREEK SMALL LETTER EPSILON} (R\N{LATIN SMALL LETTER E WITH ACUTE}nyi DP)", epsilon("rdp")),
         ("\N{GREEK SMALL LETTER EPSILON} (PLD)", epsilon("pld")),
         ("\N{GREEK SMALL LETTER DELTA}", number("small", "delta", "/epsilon/delta")),
+        *_other_units(ledger, number),
         *_all_runs(ledger, number),
         (
             "\N{GREEK SMALL LETTER DELTA} \N{MULTIPLICATION SIGN} N",
             number("small", "delta times N", "/epsilon/delta", "/dataset/n_units_declared", formula="product"),
         ),
         ("privacy unit", [str(ledger.get("dataset", {}).get("unit", "not recorded"))]),
+        ("pairs of a unit in a step, at most", number("count", "pairs per unit", "/dataset/pairs_per_unit_per_step")),
         ("neighbouring relation", [_RELATIONS.get(str(events[0].get("relation")), "not recorded")]),
         ("units in training, N", number("count", "units", "/dataset/n_units_declared")),
         ("objective", [str(ledger.get("objective", {}).get("id", "not recorded"))]),
+        ("what one record changes", [_DECOMPOSITIONS.get(str(ledger.get("objective", {}).get("decomposition")), "not recorded")]),
         ("sampling probability, q", number("small", "q", "/sampling/q")),
         *mechanism,
     ]
     return [(term, value) for term, value in rows if value]
+
+
+def _other_units(ledger: dict[str, Any], number: Callable[..., Fragments]) -> list[tuple[str, Fragments]]:
+    """Returns what the run promises the other privacy unit: a patient with several pairs, or one pair of a patient with others."""
+    rows = ledger.get("epsilon", {}).get("other_unit", {}).get("rows", [])
+    epsilon = "\N{GREEK SMALL LETTER EPSILON} (PLD)"
+    found: list[tuple[str, Fragments]] = []
+    for place, row in enumerate(rows):
+        term = f"{epsilon} of a patient who owns {row['owns']}" if row["unit"] == "patient" else f"{epsilon} of one pair among others of its owner, at most"
+        found.append((term, number("small", term, f"/epsilon/other_unit/rows/{place}/pld") if row["pld"] is not None else ["not bounded"]))
+    return found
 
 
 def _all_runs(ledger: dict[str, Any], number: Callable[..., Fragments]) -> list[tuple[str, Fragments]]:

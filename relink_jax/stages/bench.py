@@ -16,21 +16,23 @@ import numpy as np
 from relink_jax import config as config_lib
 from relink_jax import errors
 from relink_jax.encoders import peers, zoo
+from relink_jax.privacy import peers as private_peers
 from relink_jax.retrieval import peers as contestants
 from relink_jax.retrieval import product
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import progress
-from relink_jax.stages import bench_curve, bench_embed, bench_growth, bench_profile, bench_retrieval
+from relink_jax.stages import bench_curve, bench_embed, bench_growth, bench_heads, bench_profile, bench_retrieval
 from relink_jax.store import files
 
 SUBJECTS = {
     "embed": ("model", "batch"),
     "retrieval": ("candidates", "dim", "k", "queries", "precision", "peers"),
     "curve": ("candidates", "queries"),
+    "heads": ("form", "batch", "peers"),
     "growth": ("candidates", "dim", "k", "queries", "plot"),
     "profile": ("candidates", "dim", "k", "queries"),
 }  # and the flags of each besides --rounds and --json
-_ROUNDS, _GROWTH_ROUNDS, _BATCH = 7, 5, 32
+_ROUNDS, _GROWTH_ROUNDS, _BATCH, _HEADS_BATCH = 7, 5, 32, 1024
 _CANDIDATES, _DIM, _K = (29296, 43793, bench_retrieval.FULL), (512,), (10, 100)
 _CURVE = 43793
 _BASE = bench_growth.Pass(candidates=43793, queries=1024, dim=512, k=10, strata=2, devices=1)
@@ -58,16 +60,18 @@ def run(
     queries: str = "",
     precision: str = "",
     peers: str | None = None,
+    form: str = "",
     plot: str = "",
     json: str = "",
 ) -> Bench:
-    """Times `embed`, `retrieval`, `curve`, `growth` or `profile`; compilation is not timed.
+    """Times `embed`, `retrieval`, `curve`, `heads`, `growth` or `profile`; compilation is not timed.
 
     Args:
-        model, batch: of embed: a packaged or published name (default: the packaged ones), and rows per call.
+        model, batch: of embed: a packaged or published name (default: the packaged ones), and rows per call; batch of heads: records of a step.
+        form: of heads: of linear, mlp, patch, several with commas between.
         candidates, dim, k: of retrieval: sizes, several with commas between; of growth and profile: one each.
         queries: sampled queries of retrieval and profile (default: a few batches) and of growth's base case.
-        precision, peers: of retrieval: names with commas between; peers '' or 'none' for none, None for those that fit the devices.
+        precision: of retrieval, and peers: of retrieval and heads: names with commas between; peers '' or 'none' for none, None for those that fit.
         candidates, queries: of curve: one number each (default: 43,793).
         plot, json: files for the picture (growth) and the figures; empty writes none.
 
@@ -78,11 +82,13 @@ def run(
     subject = " ".join(words)
     if subject not in SUBJECTS:
         raise errors.UsageError(errors.describe("what to measure", "'relink bench'", " or ".join(SUBJECTS), repr(subject)) + errors.suggest(subject, SUBJECTS))
-    given = {"model": model or "", "batch": batch, "candidates": candidates, "dim": dim, "k": k, "queries": queries, "precision": precision}
+    given = {"model": model or "", "batch": batch, "candidates": candidates, "dim": dim, "k": k, "queries": queries, "precision": precision, "form": form}
     _check_flags(subject, [*(name for name, value in given.items() if value), *["peers"] * (peers is not None), *["plot"] * bool(plot)])
     n_rounds = _one("rounds", rounds, _GROWTH_ROUNDS if subject == "growth" else _ROUNDS)
     if subject == "embed":
         made = _embed([model] if model else list(config.models), _one("batch", batch, _BATCH), n_rounds)
+    elif subject == "heads":
+        made = _heads(_names("form", form, bench_heads.FORMS), _one("batch", batch, _HEADS_BATCH), n_rounds, peers)
     elif subject == "curve":
         made = _curve(_one("candidates", candidates, _CURVE), _one("queries", queries, _CURVE), n_rounds)
     elif subject == "growth":
@@ -92,7 +98,7 @@ def run(
         made = _profile(_one("candidates", candidates, _CURVE), _one("dim", dim, _DIM[0]), _one("k", k, _K[0]), _one("queries", queries, 0))
     else:
         sizes_of = (_sizes("candidates", candidates, _CANDIDATES), _sizes("dim", dim, _DIM), _sizes("k", k, _K))
-        made = _retrieval(sizes_of, _precisions(precision), _one("queries", queries, 0), n_rounds, peers)
+        made = _retrieval(sizes_of, _names("precision", precision, product.PRECISIONS, ()), _one("queries", queries, 0), n_rounds, peers)
     if json:
         files.write_json(pathlib.Path(json), made.values)
     return made
@@ -132,7 +138,7 @@ def _retrieval(
 ) -> Bench:
     meshes.share_cpu()
     on_gpu = bench_retrieval.has_gpu()
-    chosen = _peers(peers_text, bench_retrieval.GPU_PEERS if on_gpu else tuple(contestants.PEERS))
+    chosen = _names("peers", peers_text, tuple(contestants.PEERS), bench_retrieval.GPU_PEERS if on_gpu else None)
     precisions = precisions or (bench_retrieval.ON_GPU if on_gpu else (product.FLOAT32,))
     cases = [bench_retrieval.Asked(*size, precision) for size, precision in itertools.product(itertools.product(*sizes), precisions)]
     for case in cases:
@@ -155,6 +161,13 @@ def _growth(base: bench_growth.Pass, rounds: int, plot: str) -> Bench:
     if plot:
         files.write_bytes(pathlib.Path(plot), bench_growth.picture(base, points))
     return Bench(bench_growth.table(base, points, where), {"where": where, **bench_growth.values(base, points)})
+
+
+def _heads(forms: Sequence[str], batch: int, rounds: int, peers_text: str | None) -> Bench:
+    chosen = _names("peers", peers_text, ("vmap", *private_peers.PEERS))
+    measured = [bench_heads.measure(form, batch, rounds, chosen) for form in progress.track(forms, len(forms), "bench heads", "forms")]
+    where = f"{_where()}, {rounds} alternating rounds, float32"
+    return Bench(bench_heads.table(measured, where), {"where": where, "cases": [dataclasses.asdict(case) for case in measured]})
 
 
 def _profile(candidates: int, dim: int, k: int, queries: int) -> Bench:
@@ -190,25 +203,15 @@ def _one(name: str, text: str, default: int) -> int:
     return sizes[0]
 
 
-def _precisions(text: str) -> tuple[str, ...]:
-    """Returns the names of --precision, none when it is empty; `UsageError` for an unknown one."""
-    names = tuple(text.split(",")) if text else ()
-    for name in names:
-        if name not in product.PRECISIONS:
-            expected = f"of {', '.join(product.PRECISIONS)}, commas between"
-            raise errors.UsageError(errors.describe("precision", "flag --precision", expected, repr(name)) + errors.suggest(name, product.PRECISIONS))
-    return names
-
-
-def _peers(text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the names of --peers, none for '' and 'none'; `UsageError` for an unknown one."""
-    if text is None:
-        return default
+def _names(flag: str, text: str | None, known: tuple[str, ...], default: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    """Returns the names of a flag, `default` (all) when it is not given, none for 'none'; `UsageError` for an unknown one."""
+    if text is None or (text == "" and flag != "peers"):
+        return known if default is None else default
     names = () if text in ("", "none") else tuple(text.split(","))
     for name in names:
-        if name not in contestants.PEERS:
-            expected = f"of {', '.join(contestants.PEERS)}, commas between, or none"
-            raise errors.UsageError(errors.describe("peer", "flag --peers", expected, repr(name)) + errors.suggest(name, contestants.PEERS))
+        if name not in known:
+            expected = f"of {', '.join(known)}, commas between" + (", or none" if flag == "peers" else "")
+            raise errors.UsageError(errors.describe(flag.rstrip("s"), f"flag --{flag}", expected, repr(name)) + errors.suggest(name, known))
     return names
 
 

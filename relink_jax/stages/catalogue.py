@@ -102,11 +102,30 @@ seconds of 406,241 x 406,241:
   XLA_PYTHON_CLIENT_PREALLOCATE=false relink bench retrieval --candidates=406241 --k=10 --json=gpu.json
 curve: Recall@k and MRR at 30 pool sizes of drawn counts, and their largest error against exact integers, up to 10,000,000 candidates
   relink bench curve --candidates=43793
+heads: a private step on projection heads of every form against a step without privacy, and against vmap(grad), jax_privacy and Opacus
+  relink bench heads --form=linear --batch=1024 --rounds=3
+  relink bench heads --form=mlp,patch --peers=none
 growth: from a base case, one thing varied at a time: candidates, queries, D, strata, k and devices; times and memory as multiples of the base's
   relink bench growth --plot=growth.png --json=growth.json
   relink bench growth --candidates=20000 --queries=512 --dim=128 --rounds=3
 profile: where the time of one plain counting pass goes, operation by operation, beside the bare product of its tiles
   relink bench profile --candidates=43793 --dim=128 --k=10"""
+
+_ACCOUNTANTS_NOTES = """compare: RUN is a privacy_ledger.json, or a directory that holds some. Every run is priced again from its own mechanism at one delta, by both
+accountants; said in other words (another adjacency, another unit, what an attacker gains), each exact or a bound; and red-flagged where
+its number promises nothing. Runs on the same people are composed, never added
+  relink accountants compare out/heads
+  relink accountants compare patient_run pair_run --convert --per_patient=5 --page=accounts.html --json=accounts.json
+runs that protect different units, or by another adjacency, make different promises: they are shown and not ranked, unless --convert says
+how; --rank makes that an error
+plan: exactly three of --batch, --iterations (or --epochs), --noise_multiplier and --epsilon; the fourth is found
+  relink accountants plan --units=65379 --delta=6e-6 --batch=1024 --epochs=5 --epsilon=0.34          the noise it takes
+  relink accountants plan --units=65379 --delta=6e-6 --batch=1024 --epochs=5 --noise_multiplier=2    the epsilon it costs
+  relink accountants plan --units=65379 --delta=6e-6 --batch=1024 --noise_multiplier=2 --epsilon=1 --accountant=pld
+audit: attacks every objective on crafted data: sound claims must hold, the unsound in-batch one and wrong noise must be caught; with a workdir
+that has features, also the configured mechanism and sibling runs of it with canaries among the training pairs, recorded in the ledger
+  relink accountants audit --json=gate.json
+  relink accountants audit --workdir=out --canaries=500"""
 
 
 def _names(names: Iterable[str]) -> str:
@@ -188,11 +207,31 @@ STAGES = {
         notes="fitted on splits train and validate of heads.train_site, scored on every set that was audited; of an ensemble, on its embeddings only",
     ),
     "accountants": Stage(
-        "print privacy ledgers side by side, re-priced by RDP and PLD",
+        "privacy ledgers side by side, priced again by RDP and PLD, as text, JSON and a page; and what a run will cost before it starts",
         (),
-        "relink accountants out/heads other/heads",
-        positional="RUN [RUN ...]",
+        "relink accountants compare out/heads other/heads --page=accounts.html",
+        (
+            Alias("json", "", "file for the same values as JSON"),
+            Alias("page", "", "compare: file for one self-contained HTML page with figures, for readers who have never seen an accountant"),
+            Alias("delta", "", "compare: the common delta (default: the smallest that a run recorded); plan: the delta, below 1/N"),
+            Alias("convert", "", "compare: price runs of different unit or adjacency as one promise, zero-out of a patient, and rank those", boolean=True),
+            Alias("per_patient", "", "compare --convert: the most pairs (or studies) of a patient, where a ledger declares no cap"),
+            Alias("rank", "", "compare: end with an error where the runs may not be ranked", boolean=True),
+            Alias("units", "", "plan: number N of patients (studies, pairs) in training"),
+            Alias("batch", "", "plan: expected batch size B; the sampling probability is B/N"),
+            Alias("iterations", "", "plan: noisy steps T"),
+            Alias("epochs", "", "plan: passes over the units, in place of --iterations"),
+            Alias("noise_multiplier", "", "plan: noise over the sensitivity"),
+            Alias("epsilon", "", "plan: the epsilon that may be spent"),
+            Alias("accountant", "", "plan: rdp (default, the headline) or pld (tighter, slower)"),
+            Alias("table", "", "plan: short (default), full or none: the noise for this epsilon at other batches and epochs"),
+            Alias("seed", "", "audit: a whole number that fixes its draws (default 0)"),
+            Alias("full", "", "audit: also attack whole training runs; takes minutes", boolean=True),
+            Alias("canaries", "", "audit with a workdir: canary pairs among the training pairs of sibling runs (default 500)"),
+        ),
+        positional="[compare] RUN [RUN ...] | plan | audit",
         needs_workdir=False,
+        notes=_ACCOUNTANTS_NOTES,
     ),
     "bench": Stage(
         "print speed as ratios: our towers against torch's, the counting pass against the bare matrix product and its peers, how it grows and where its time goes, the curve",
@@ -201,7 +240,8 @@ STAGES = {
         (
             Alias("rounds", "", "alternating rounds; medians are compared (default 7; growth: 5)"),
             Alias("model", "", "embed: a packaged model or one of the published names; default the four packaged ones"),
-            Alias("batch", "", "embed: images or texts per call (default 32)"),
+            Alias("batch", "", "embed: images or texts per call (default 32); heads: records of a step (default 1024)"),
+            Alias("form", "", "heads: of linear, mlp, patch, several with commas between (default all)"),
             Alias(
                 "candidates",
                 "",
@@ -222,7 +262,7 @@ STAGES = {
             Alias("plot", "", "growth: file for the picture, a PNG with a panel for each thing varied"),
             Alias("json", "", "file for the same figures as JSON"),
         ),
-        positional="embed | retrieval | curve | growth | profile",
+        positional="embed | retrieval | curve | heads | growth | profile",
         needs_workdir=False,
         notes=_BENCH_NOTES,
     ),

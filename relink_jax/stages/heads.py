@@ -13,15 +13,22 @@ import numpy as np
 from relink_jax import config as config_lib
 from relink_jax import errors
 from relink_jax import heads as heads_lib
-from relink_jax.cohort import schema
-from relink_jax.privacy import accounting, controls, objectives, sampling, training
+from relink_jax.cohort import phantom, schema
+from relink_jax.privacy import banks, clipping, controls, options, sampling, training
+from relink_jax.privacy import design as designs
 from relink_jax.privacy import ledger as ledger_lib
 from relink_jax.runtime import progress
-from relink_jax.stages import context, ensembles
+from relink_jax.stages import context, embed, ensembles
 from relink_jax.store import digests, files, shards
 from relink_jax.store import workdir as workdir_lib
 
 STEP_SIZE_ORIGIN = "default relative_displacement: chosen on the synthetic phantom cohort, whose audit it was looked at for; no patient's data"
+ANCHOR_ORIGIN = "synthetic reports of relink_jax.cohort.phantom.anchor_texts, no patient's text"
+_UNIT_MAPS = {
+    "patient": "one patient per patient_id of the pairs table",
+    "study": "one study per study_id of the pairs table",
+    "pair": "one pair per row of the pairs table",
+}
 RANDOM_SEED = 1  # of the untrained control's heads; public
 
 
@@ -38,7 +45,7 @@ class Arm:
 def run(config: config_lib.RunConfig, workdir: str) -> list[Arm]:
     """Trains (or finds) every configured arm of the mitigated model.
 
-    Raises: UsageError: no model to mitigate, an ensemble, one whose heads are not linear, or no training pairs; StoreError: missing features, or
+    Raises: UsageError: no model to mitigate, an ensemble, one without projection heads, or no training pairs; StoreError: missing features, or
         heads of other settings.
     """
     if not config.mitigate:
@@ -60,6 +67,8 @@ def _spent(ledger: dict[str, Any] | None) -> str:
     if not ledger["data_used"]:
         return "noise only: the same noise and steps, no data"
     epsilon, total = ledger["epsilon"], ledger["epsilon_all_runs"]
+    if epsilon["infinite"]:
+        return f"NOT PRIVATE: epsilon is infinite, objective {ledger['objective']['id']}"
     spent = f"epsilon {epsilon['rdp']:.4g} (RDP), {epsilon['pld']:.4g} (PLD) at delta {epsilon['delta']:g}, unit {ledger['dataset']['unit']}"
     if total["runs"] < 2:
         return spent
@@ -75,16 +84,10 @@ def check_converted(found: workdir_lib.Workdir, model: str) -> None:
 
 
 def check_forms(model: str, forms: Mapping[str, str]) -> None:
-    """Raises `UsageError` naming the forms of a model's heads, by side, unless both are linear, whose clipped gradients the mechanism has."""
-    if set(forms.values()) != {"linear"}:
-        raise errors.UsageError(
-            errors.describe(
-                "heads that cannot be mitigated",
-                f"model {model!r}",
-                "linear heads, the only ones that can be mitigated in this version (--config.mitigate= audits without mitigation)",
-                " and ".join(f"{side} head of form {form!r}" for side, form in forms.items()),
-            )
-        )
+    """Raises `UsageError` for a model none of whose heads has a parameter to train."""
+    if set(forms.values()) == {"none"}:
+        expected = "a projection head on at least one side (--config.mitigate= audits without mitigation)"
+        raise errors.UsageError(errors.describe("heads that cannot be mitigated", f"model {model!r}", expected, "none on either side"))
 
 
 def _arm(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, arm: str) -> Arm:
@@ -107,7 +110,7 @@ def _arm(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schem
         return Arm(model, arm, directory, None)
     if (directory / ledger_lib.FILE_NAME).exists():
         progress.notice(f"{model}: heads {arm} are trained again, since those of an earlier run are not there; what it spent stays in the ledger")
-    trained = _train(config, found, cohort, original, arm, directory)
+    trained = _train(config, found, cohort, arm, directory)
     heads_lib.save(directory, trained.heads, about)
     return Arm(model, arm, directory, trained.ledger)
 
@@ -118,9 +121,20 @@ def _settings(config: config_lib.RunConfig, arm: str) -> dict[str, Any]:
     return {"train_split": config.heads.train_split, "train_site": config.heads.train_site, "mechanism": dataclasses.asdict(config.heads.mechanism)}
 
 
-def _train(
-    config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, original: heads_lib.Heads, arm: str, directory: pathlib.Path
-) -> training.TrainedHeads:
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Everything a training run is given: `training.train_heads`'s arguments by name, the private ones included."""
+
+    initial: heads_lib.Heads
+    records: clipping.Records
+    units: np.ndarray
+    bank: banks.PublicBank | None
+    options: options.Options
+
+
+def prepared(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, arm: str) -> Training:
+    """Returns what the heads of an arm of the mitigated model are trained with; `UsageError` without training pairs."""
+    original, _, _ = context.load_arm(found, config.mitigate, "original")
     chosen = cohort.select(split=config.heads.train_split, site=config.heads.train_site or None)
     if len(chosen.images) < 2:
         raise errors.UsageError(
@@ -132,30 +146,49 @@ def _train(
             )
         )
     studies = cohort.image_study[chosen.images]
-    anchors = context.features(found, config.mitigate, "anchors")
-    bank = objectives.PublicBank(anchors, provenance="synthetic reports of relink_jax.cohort.phantom.anchor_texts, no patient's text")
-    _, units = np.unique(cohort.study_patient[studies], return_inverse=True)
-    files.make_dir(directory)
-    n_units = len(np.unique(units)) if config.heads.mechanism.unit == "patient" else len(units)
-    return training.train_heads(
-        original,
+    mechanism = config.heads.mechanism
+    units = sampling.unit_index(studies if mechanism.unit == "study" else cohort.study_patient[studies], mechanism.unit)
+    bank, labels = _bank(config, found, cohort.study_labels[studies] == 1)
+    records = clipping.Records(
         context.features(found, config.mitigate, "images")[chosen.images],
         context.features(found, config.mitigate, "texts")[cohort.study_text[studies]],
-        units.astype(np.int32),
-        bank,
-        **_resolved(config.heads.mechanism, original, n_units),
-        data=not context.is_noise(arm),
-        clipping=config.heads.performance.clipping,
-        chunk=config.heads.performance.chunk,
-        ledger_path=directory / ledger_lib.FILE_NAME,
-        dataset={
-            "name": cohort.name,
-            "synthetic": cohort.synthetic,
-            "split": config.heads.train_split,
-            "site": ", ".join(context.training_sites(config, cohort)),
-        },
-        public_tuning_data=STEP_SIZE_ORIGIN if _untouched(config.heads.mechanism) else None,
+        labels,
     )
+    resolved = _resolved(mechanism, original, int(units.max()) + 1)
+    tuning = STEP_SIZE_ORIGIN if _untouched(mechanism) else None
+    wanted = options.Options(**resolved, **dataclasses.asdict(config.heads.performance), data=not context.is_noise(arm), public_tuning_data=tuning)
+    return Training(original, records, units, bank, wanted)
+
+
+def _train(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, arm: str, directory: pathlib.Path) -> training.TrainedHeads:
+    given = prepared(config, found, cohort, arm)
+    files.make_dir(directory)
+    about = {
+        "name": cohort.name,
+        "synthetic": cohort.synthetic,
+        "split": config.heads.train_split,
+        "site": ", ".join(context.training_sites(config, cohort)),
+        "unit_map": _UNIT_MAPS[given.options.unit],
+    }
+    ledger_path = directory / ledger_lib.FILE_NAME
+    return training.train_heads(given.initial, given.records, given.units, given.bank, given.options, ledger_path=ledger_path, dataset=about)
+
+
+def _bank(config: config_lib.RunConfig, found: workdir_lib.Workdir, positive: np.ndarray) -> tuple[banks.PublicBank | None, np.ndarray | None]:
+    """Returns the public bank that the objective compares with, None for those that have none, and what it reads of the records' labels.
+
+    Args: positive: bool [N, 14], the labels that each pair's study has.
+    """
+    name = config.heads.mechanism.objective
+    if name not in options.BANKED:
+        return None, None
+    anchors = context.features(found, config.mitigate, "anchors")
+    if name != "prototype":
+        return banks.PublicBank(anchors, provenance=ANCHOR_ORIGIN), None
+    stated = np.stack(list(phantom.anchor_reports(len(anchors), embed.ANCHOR_SEED).values())) == 1
+    named = np.flatnonzero(stated.any(axis=0))
+    prototypes = np.stack([anchors[stated[:, label]].mean(axis=0) for label in named])
+    return banks.PublicBank(prototypes, provenance=f"means by finding of {ANCHOR_ORIGIN}"), positive[:, named].astype(np.float32)
 
 
 def _untouched(mechanism: config_lib.MechanismConfig) -> bool:
@@ -165,18 +198,13 @@ def _untouched(mechanism: config_lib.MechanismConfig) -> bool:
 
 
 def _resolved(mechanism: config_lib.MechanismConfig, original: heads_lib.Heads, n_units: int) -> dict[str, Any]:
-    """Returns the arguments of `train_heads`, with batch size and step size derived where they are 0, from public numbers only."""
-    arguments = dataclasses.asdict(mechanism)
-    relative = arguments.pop("relative_displacement")
-    batch = arguments["expected_batch_size"] = mechanism.expected_batch_size or min(256, max(1, n_units // 3))
+    """Returns the fields of `Options` that a config has, with batch size and step size derived where they are 0, from public numbers only."""
+    fields = dataclasses.asdict(mechanism)
+    relative = fields.pop("relative_displacement")
+    batch = fields["expected_batch_size"] = mechanism.expected_batch_size or min(256, max(1, n_units // 3))
     if mechanism.learning_rate == 0:
-        q = sampling.sampling_probability(batch, n_units)
-        arguments["learning_rate"] = controls.learning_rate_for(
-            original,
-            relative,
-            iterations=mechanism.iterations,
-            noise_multiplier=accounting.calibrate(q, mechanism.iterations, mechanism.target_epsilon, mechanism.target_delta),
-            l2_norm_clip=mechanism.l2_norm_clip,
-            expected_batch_size=batch,
+        made = designs.design(options.Options(**{**fields, "learning_rate": 1.0}), n_units).mechanism
+        fields["learning_rate"] = controls.learning_rate_for(
+            original, relative, iterations=mechanism.iterations, noise_stddev=made.noise_stddev, expected_batch_size=batch
         )
-    return arguments
+    return fields

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from relink_jax.privacy import objectives
+from relink_jax.privacy import banks, clipping
 
 
 @dataclasses.dataclass
@@ -15,11 +15,15 @@ class Toy:
     images: np.ndarray
     texts: np.ndarray
     patient: np.ndarray
-    bank: objectives.PublicBank
+    bank: banks.PublicBank
 
     @property
     def arguments(self) -> tuple[Any, ...]:
         return self.heads, self.images, self.texts, self.patient, self.bank
+
+    @property
+    def records(self) -> clipping.Records:
+        return clipping.Records(self.images, self.texts)
 
 
 def make_toy(patients: int = 40, pairs: int = 100, width: int = 12, embedding: int = 8, anchors: int = 20, seed: int = 0) -> Toy:
@@ -30,7 +34,7 @@ def make_toy(patients: int = 40, pairs: int = 100, width: int = 12, embedding: i
         (latent @ generator.standard_normal((5, side)) + 0.3 * generator.standard_normal((pairs, side))).astype(np.float32) for side in (width, width + 4)
     )
     kernels = [(generator.standard_normal((side, embedding)) / np.sqrt(side)).astype(np.float32) for side in (width, width + 4)]
-    bank = objectives.PublicBank(generator.standard_normal((anchors, width + 4)).astype(np.float32), "synthetic texts of a test")
+    bank = banks.PublicBank(generator.standard_normal((anchors, width + 4)).astype(np.float32), "synthetic texts of a test")
     return Toy({"image": {"kernel": kernels[0]}, "text": {"kernel": kernels[1]}}, images, texts, patient, bank)
 
 

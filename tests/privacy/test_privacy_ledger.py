@@ -1,250 +1,230 @@
 import dataclasses
 import json
 
-import numpy as np
+import ledger_plans
 import pytest
+from ledger_plans import HEADS, STATE
 
-from relink_jax import errors, heads
-from relink_jax.privacy import accounting, controls, ledger, noise, training
-
-SMALL = {"expected_batch_size": 10, "iterations": 4, "learning_rate": 0.1, "dataset": {"name": "toy", "synthetic": True}}
+from relink_jax import errors
+from relink_jax.privacy import accounting, ledger, ledger_chain, ledger_rules
 
 
 @pytest.fixture
-def written(toy, tmp_path):
-    path = tmp_path / "dp" / ledger.FILE_NAME
-    return path, training.train_heads(*toy.arguments, **SMALL, ledger_path=path)
+def path(tmp_path):
+    return tmp_path / "dp" / ledger.FILE_NAME
 
 
-def test_ledger_round_trips_and_says_what_was_released(written):
-    path, trained = written
+def kinds(path):
+    return [one["kind"] for one in json.loads(path.read_text())["entries"]]
+
+
+def test_a_released_run_round_trips(path):
+    made = ledger_plans.run(path)
     found = ledger.load(path)
-    assert found == trained.ledger
+    assert found == made
+    assert kinds(path) == ["planned", "charged", "released"]
     assert found["steps"] == {"planned": 4, "executed": 4, "status": "complete", "resumed_from": []}
-    assert found["released"][0]["step"] == 4
-    assert found["sampling"]["q"] == "1/4"
-    assert found["dataset"]["name"] == "toy"
-    assert found["clipping"]["self_test"] == "passed"
-    assert found["objective"]["sensitivity"]["add_remove"] == 1.0
+    assert found["released"] == [{"artifact": "heads", "sha256": HEADS, "step": 4}]
+    assert found["clipping"] == {"norm": 1.0, "mode": "global", "per": "unit", "impl": "auto", "self_test": "passed"}
+    assert found["dataset"]["overlap_group"] == "toy"
     assert found["objective"]["anchors"]["provenance"] == "synthetic texts of a test"
-    assert found["noise"]["std_absolute"] == pytest.approx(found["noise"]["multiplier_vs_sensitivity"])
+    priced = accounting.price(ledger.mechanism_of(found), 1e-5)
+    assert (found["epsilon"]["rdp"], found["epsilon"]["pld"]) == (priced.rdp, priced.pld)
     assert [row["delta"] for row in found["epsilon"]["at_delta"]] == [1e-4, 1e-5, 1e-6, 1e-7, 1e-8]
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_statement_says_who_how_much_and_what_not(written):
-    text = written[1].ledger["statement"]
-    for phrase in (
-        "one patient",
-        "add/remove",
-        "0.34 at delta 6e-06",
-        "by PLD",
-        "1.405 times",
-        "N = 40 patients",
-        "delta x N = 0.00024",
-        "Poisson sampling with q = 1/4",
-    ):
-        assert phrase in text
-    for phrase in ("never in the training set", "pretraining", "keeps the original heads", "fits a new map", "not cryptographic"):
-        assert phrase in text
+def test_without_a_path_everything_is_in_memory_and_says_the_same(path):
+    plan = ledger_plans.plan()
+    on_disk, in_memory = ledger_plans.run(path, plan), ledger_plans.run(None, plan)
+    assert {**on_disk, "chain": None} == {**in_memory, "chain": None}
 
 
-def test_control_statement_claims_nothing_learned(toy):
-    text = controls.noise_only(*toy.arguments, **SMALL).ledger["statement"]
-    assert "Noise-only control" in text
-    assert "No private record was read" in text
-
-
-def test_any_edit_without_a_new_seal_is_refused(written):
-    content = json.loads(written[0].read_text())
-    content["dataset"]["unit"] = "hospital"
-    written[0].write_text(json.dumps(content))
-    with pytest.raises(errors.StoreError, match="ledger edited"):
-        ledger.load(written[0])
-
-
-def test_missing_or_broken_file_is_refused(tmp_path):
-    path = tmp_path / ledger.FILE_NAME
-    with pytest.raises(errors.StoreError, match="missing"):
-        ledger.load(path)
-    for content in ("{", "[]", '"text"'):
-        path.write_text(content)
-        with pytest.raises(errors.StoreError):
-            ledger.load(path)
-
-
-def test_infinite_epsilon_is_null_in_strict_json(toy, tmp_path):
-    path = tmp_path / ledger.FILE_NAME
-    training.train_heads(*toy.arguments, **SMALL, noise_multiplier=0.0, ledger_path=path)
-    content = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
-    assert content["epsilon"]["infinite"] is True
-    assert content["epsilon"]["rdp"] is None
-    assert ledger.load(path)["epsilon"]["infinite"] is True
-
-
-def test_ledger_is_on_disk_before_the_first_step_and_survives_an_interruption(toy, tmp_path, monkeypatch):
-    path, steps = tmp_path / ledger.FILE_NAME, []
-    sound = noise.add_noise
-
-    def stopping(total, multiplier, key):
-        if not steps:
-            planned = ledger.load(path)
-            assert planned["steps"]["status"] == "planned"
-            assert planned["epsilon"]["rdp"] == pytest.approx(0.34, abs=1e-3)
-        steps.append(1)
-        if len(steps) == 3:
-            raise KeyboardInterrupt
-        return sound(total, multiplier, key)
-
-    monkeypatch.setattr(noise, "add_noise", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        training.train_heads(*toy.arguments, **SMALL, ledger_path=path)
-    found = ledger.load(path)
+def test_a_run_is_on_disk_before_it_starts_and_costs_what_was_charged(path):
+    with ledger.opened(path, ledger_plans.plan()) as opened:
+        planned = ledger.load(path)
+        assert planned["steps"]["status"] == "planned"
+        assert planned["clipping"]["self_test"] == "not run"
+        opened.charge(2)
+        found = ledger.load(path)
     assert found["steps"] == {"planned": 4, "executed": 2, "status": "interrupted", "resumed_from": []}
     assert found["released"] == []
-    assert found["epsilon"]["rdp"] < 0.33
+    assert 0 < found["epsilon"]["pld"] < planned["epsilon"]["pld"]
+    assert ledger.mechanism_of(found).iterations == 2
 
 
-def test_retraining_in_place_carries_the_earlier_release(toy, written):
-    path, first = written
-    second = training.train_heads(*toy.arguments, **SMALL, ledger_path=path).ledger
-    assert [run["run_id"] for run in second["earlier"]] == [first.ledger["run_id"]]
-    total = second["epsilon_all_runs"]
-    assert total["runs"] == 2
-    assert second["epsilon"]["rdp"] < total["rdp"] < 2 * second["epsilon"]["rdp"]
-    assert "1 earlier released run(s)" in second["statement"]
-    third = training.train_heads(*toy.arguments, **SMALL, unit="pair", ledger_path=path).ledger
-    assert len(third["earlier"]) == 2
-    assert third["epsilon_all_runs"]["mixed_units"] is True
-    assert third["epsilon_all_runs"]["rdp"] is None
-    assert ledger.load(path)["run_id"] == third["run_id"]
-
-
-def stop_after(monkeypatch, steps):
-    sound, drawn = noise.add_noise, []
-
-    def stopping(total, multiplier, key):
-        drawn.append(1)
-        if len(drawn) > steps:
-            raise KeyboardInterrupt
-        return sound(total, multiplier, key)
-
-    monkeypatch.setattr(noise, "add_noise", stopping)
-
-
-def test_an_earlier_run_that_released_nothing_leaves_a_trace_and_adds_nothing(toy, tmp_path, monkeypatch):
-    path = tmp_path / ledger.FILE_NAME
-    with monkeypatch.context() as patched:
-        stop_after(patched, 2)
-        with pytest.raises(KeyboardInterrupt):
-            training.train_heads(*toy.arguments, **SMALL, ledger_path=path)
-    stopped = ledger.load(path)
-    assert "Released: nothing; training ended after 2 of 4 steps" in stopped["statement"]
-    assert "final heads" not in stopped["statement"]
-    with monkeypatch.context() as patched:
-        patched.setattr(ledger, "executed", lambda *rest: pytest.fail("killed"))
-        with pytest.raises(pytest.fail.Exception, match="killed"):
-            training.train_heads(*toy.arguments, **SMALL, ledger_path=path)
-    planned = ledger.load(path)
-    assert planned["steps"]["status"] == "planned"
-    assert "Released: nothing so far" in planned["statement"]
-    last = training.train_heads(*toy.arguments, **SMALL, ledger_path=path).ledger
-    assert [run["run_id"] for run in last["earlier"]] == [stopped["run_id"], planned["run_id"]]
-    assert [(run["status"], run["steps"], run["released"], run["unit"]) for run in last["earlier"]] == [
-        ("interrupted", 2, [], "patient"),
-        ("planned", 4, [], "patient"),
-    ]
-    assert last["earlier"][0]["events"] == stopped["events"]
-    assert last["epsilon_all_runs"]["runs"] == 1
-    assert last["epsilon_all_runs"]["rdp"] == last["epsilon"]["rdp"]
-    assert "add nothing to epsilon: 1 interrupted, 1 planned." in last["statement"]
-
-
-def test_released_runs_still_compose_after_an_interruption_or_a_control_in_between(toy, written, monkeypatch):
-    path, first = written
-    with monkeypatch.context() as patched:
-        stop_after(patched, 1)
-        with pytest.raises(KeyboardInterrupt):
-            training.train_heads(*toy.arguments, **SMALL, ledger_path=path)
-    control = controls.noise_only(*toy.arguments, **SMALL, ledger_path=path).ledger
-    assert "Together with 1 earlier released run(s)" in control["statement"]
-    last = training.train_heads(*toy.arguments, **SMALL, ledger_path=path).ledger
-    assert [run["status"] for run in last["earlier"]] == ["complete", "interrupted", "complete"]
-    assert [run["data_used"] for run in last["earlier"]] == [True, True, False]
-    assert last["epsilon_all_runs"]["runs"] == 2
-    assert first.ledger["epsilon"]["rdp"] < last["epsilon_all_runs"]["rdp"] < 2 * last["epsilon"]["rdp"]
-    assert "1 interrupted, 1 noise-only" in last["statement"]
-
-
-def test_heads_that_stop_being_finite_are_not_released(toy, tmp_path):
-    path = tmp_path / ledger.FILE_NAME
-    with pytest.raises(errors.UsageError, match="learning_rate"):
-        training.train_heads(*toy.arguments, **{**SMALL, "learning_rate": 1e39}, ledger_path=path)
+def test_killed_between_charge_and_checkpoint_the_run_goes_on_from_the_state_it_committed(path):
+    plan = ledger_plans.plan()
+    with ledger.opened(path, plan) as opened:  # what a kill leaves is what was written by then
+        opened.checkpoint(0, "e" * 64)
+        opened.charge(2)
+        opened.checkpoint(2, STATE)
+        opened.charge(3)
+    assert ledger.resumable(path) == (2, STATE, plan)
+    with ledger.opened(path, ledger_plans.plan()) as opened:
+        assert opened.resumable == (2, STATE)
+        opened.charge(3)  # was charged before the kill and is not charged twice
+        opened.charge(4)
+        opened.release([{"artifact": "heads", "sha256": HEADS, "step": 4}], "passed")
     found = ledger.load(path)
-    assert (found["steps"]["status"], found["steps"]["executed"], found["released"]) == ("interrupted", 4, [])
+    assert found["steps"] == {"planned": 4, "executed": 4, "status": "complete", "resumed_from": [2]}
+    assert found["run_id"] == plan["run_id"]
+    assert found["earlier"] == []
+    assert kinds(path) == ["planned", "checkpoint", "charged", "checkpoint", "charged", "resumed", "charged", "released"]
+    assert ledger.resumable(path) is None
 
 
-def test_a_damaged_ledger_in_place_stops_training(toy, tmp_path):
-    path = tmp_path / ledger.FILE_NAME
-    path.write_text("{")
-    with pytest.raises(errors.StoreError):
-        training.train_heads(*toy.arguments, **SMALL, ledger_path=path)
+@pytest.mark.parametrize("changes", [{"multiplier": 5.0}, {"delta": 2e-5}, {"initial_heads_sha256": "f" * 64}, {"dataset": {"name": "other"}}])
+def test_other_settings_never_go_on_with_a_state_and_start_a_run_of_their_own(path, changes):
+    with ledger.opened(path, ledger_plans.plan()) as opened:
+        opened.charge(2)
+        opened.checkpoint(2, STATE)
+    found = ledger_plans.run(path, ledger_plans.plan(**changes))
+    assert [one["status"] for one in found["earlier"]] == ["interrupted"]
+    assert found["steps"]["resumed_from"] == []
+    assert "resumed" not in kinds(path)
 
 
-def test_a_ledger_vouches_for_its_own_heads_only(toy, written, tmp_path, monkeypatch):
-    path, trained = written
-    digest = heads.save(tmp_path / "saved", trained.heads, {})
-    assert heads.load(tmp_path / "saved")[1]["heads_sha256"] == digest == trained.ledger["released"][0]["sha256"]
-    assert ledger.load_for(path, digest, data_used=True) == trained.ledger
-    other = heads.save(tmp_path / "other", toy.heads, {})
-    with pytest.raises(errors.StoreError, match="ledger of other heads"):
-        ledger.load_for(path, other, data_used=True)
-    with pytest.raises(errors.StoreError, match=r"expected that of a noise-only control"):
-        ledger.load_for(path, digest, data_used=False)
-    control = controls.noise_only(*toy.arguments, **SMALL, ledger_path=tmp_path / "control" / ledger.FILE_NAME)
-    with pytest.raises(errors.StoreError, match=r"expected that of training on data"):
-        ledger.load_for(tmp_path / "control" / ledger.FILE_NAME, control.ledger["released"][0]["sha256"], data_used=True)
-    stop_after(monkeypatch, 1)
-    with pytest.raises(KeyboardInterrupt):
-        training.train_heads(*toy.arguments, **SMALL, ledger_path=path)
-    with pytest.raises(errors.StoreError, match="unfinished training"):
-        ledger.load_for(path, digest, data_used=True)
-
-
-def test_initial_heads_are_digested_as_the_float32_they_train_from(toy, tmp_path):
-    wide = {side: {"kernel": kernel["kernel"].astype(np.float64)} for side, kernel in toy.heads.items()}
-    found = training.train_heads(wide, *toy.arguments[1:], **SMALL).ledger
-    assert found["optimizer"]["initial_heads_sha256"] == heads.save(tmp_path, toy.heads, {})
-
-
-def test_n_is_public_so_the_claim_is_zero_out_at_the_epsilon_of_add_remove(written):
-    found = written[1].ledger
-    assert {event["relation"] for event in found["events"]} == {"zero_out"}
-    mechanism = ledger.mechanism_of(found)
-    either = accounting.price(dataclasses.replace(mechanism, relation="add_remove"), found["epsilon"]["delta"])
-    assert (found["epsilon"]["rdp"], found["epsilon"]["pld"]) == pytest.approx((either.rdp, either.pld), rel=1e-9)
-    assert "N is treated as public" in found["statement"]
-    assert "used or blanked (zero-out), at the same epsilon as add/remove" in found["statement"]
+def test_a_run_without_a_committed_state_starts_over(path):
+    ledger_plans.run(path, through=2)
+    assert ledger.resumable(path) is None
+    assert len(ledger_plans.run(path)["earlier"]) == 1
 
 
 @pytest.mark.parametrize(
-    ("declared", "said"),
+    ("act", "message"),
     [
-        ({}, "Settings: not recorded how they were chosen"),
-        ({"public_tuning_data": "a phantom cohort"}, "whether they were tuned is not recorded"),
-        ({"tuned": False}, "declared as not tuned on private data"),
-        ({"tuned": True, "n_trials": 7}, "declared as tuned in 7 tries"),
-        ({"tuned": True}, "declared as tuned in a number of tries that is not recorded"),
+        (lambda opened: opened.charge(5), "ledger order"),
+        (lambda opened: opened.charge(2.5), "ledger order"),
+        (lambda opened: opened.checkpoint(3, STATE), "ledger order"),
+        (lambda opened: opened.checkpoint(1, "short"), "ledger order"),
+        (lambda opened: opened.release([{"artifact": "heads", "sha256": HEADS, "step": 4}], "passed"), "ledger order"),
+        (lambda opened: opened.resume(), "ledger order"),
     ],
 )
-def test_how_settings_were_chosen_is_what_the_caller_declares(toy, tmp_path, declared, said):
-    path = tmp_path / ledger.FILE_NAME
-    training.train_heads(*toy.arguments, **SMALL, **declared, ledger_path=path)
-    found = ledger.load(path)
-    assert found["selection"] == {"tuned": None, "n_trials": None, "public_tuning_data": None} | declared
-    assert said in found["statement"]
-    assert ("Chosen on public data: a phantom cohort." in found["statement"]) == ("public_tuning_data" in declared)
+def test_what_may_not_follow_is_refused_and_not_written(path, act, message):
+    with ledger.opened(path, ledger_plans.plan()) as opened:
+        opened.charge(2)
+        before = path.read_text()
+        with pytest.raises(errors.StoreError, match=message):
+            act(opened)
+        opened.charge(1)  # fewer than before: nothing to charge
+        assert path.read_text() == before
 
 
-def test_the_statement_says_what_the_check_of_the_anchors_does_not_see(written):
-    assert "only features equal to the last bit are detected" in written[1].ledger["statement"]
+@pytest.mark.parametrize(("decomposition", "said"), [("per_record", "not run"), ("per_record", ledger_chain.UNTESTABLE), ("none", "passed")])
+def test_nothing_leaves_without_the_self_test_that_its_objective_has(path, decomposition, said):
+    with ledger.opened(path, ledger_plans.plan(decomposition)) as opened:
+        opened.charge(4)
+        with pytest.raises(errors.StoreError, match="passed self-test"):
+            opened.release([{"artifact": "heads", "sha256": HEADS, "step": 4}], said)
+
+
+def test_two_writers_do_not_overwrite_each_other(path):
+    with ledger.opened(path, ledger_plans.plan()) as first:
+        ledger.Ledger(path).charge(1)
+        with pytest.raises(errors.StoreError, match="one run at a time"):
+            first.charge(2)
+
+
+def test_a_second_run_in_place_adds_to_the_first(path):
+    first = ledger_plans.run(path)
+    second = ledger_plans.run(path, artifact="9" * 64)
+    assert [one["run_id"] for one in second["earlier"]] == [first["run_id"]]
+    total = second["epsilon_all_runs"]
+    assert total["runs"] == 2
+    assert second["epsilon"]["rdp"] < total["rdp"] < 2 * second["epsilon"]["rdp"]
+    assert second["epsilon"]["pld"] < total["pld"] < 2 * second["epsilon"]["pld"]
+    assert "1 earlier released run(s)" in second["statement"]
+    assert ledger.load(path) == second
+    third = ledger_plans.run(path, ledger_plans.plan(unit="pair"))
+    assert third["epsilon_all_runs"]["mixed_units"] is True
+    assert third["epsilon_all_runs"]["rdp"] is None
+
+
+def test_earlier_runs_that_released_nothing_or_used_no_data_are_listed_and_add_nothing(path):
+    ledger_plans.run(path, through=2)
+    with ledger.opened(path, ledger_plans.plan()):
+        pass
+    control = ledger_plans.run(path, ledger_plans.plan(data_used=False))
+    assert control["epsilon"]["rdp"] == 0
+    found = ledger_plans.run(path)
+    assert [(one["status"], one["steps"], one["data_used"]) for one in found["earlier"]] == [
+        ("interrupted", 2, True),
+        ("planned", 4, True),
+        ("complete", 4, False),
+    ]
+    assert found["epsilon_all_runs"]["runs"] == 1
+    assert found["epsilon_all_runs"]["rdp"] == found["epsilon"]["rdp"]
+    assert "add nothing to epsilon: 1 interrupted, 1 noise-only, 1 planned." in found["statement"]
+
+
+def test_a_ledger_vouches_for_its_own_heads_only(path, tmp_path):
+    made = ledger_plans.run(path)
+    assert ledger.load_for(path, HEADS, data_used=True) == made
+    with pytest.raises(errors.StoreError, match="ledger of other heads"):
+        ledger.load_for(path, "9" * 64, data_used=True)
+    with pytest.raises(errors.StoreError, match="expected that of a noise-only control"):
+        ledger.load_for(path, HEADS, data_used=False)
+    ledger_plans.run(path, through=1)
+    with pytest.raises(errors.StoreError, match="unfinished training"):
+        ledger.load_for(path, HEADS, data_used=True)
+
+
+AUDIT = {"method": "one run", "claim": 2.0, "lower_bound": 0.4, "confidence": 0.95, "canaries": 500, "threat_model": "black box", "power": {"noise_free": 4.1}}
+
+
+def test_an_audit_is_kept_with_the_claim_it_tested(path):
+    ledger_plans.run(path)
+    found = ledger.record_audit(path, AUDIT)
+    assert found["audit"] == AUDIT == ledger.load(path)["audit"]
+    assert "epsilon is at least 0.4" in found["statement"]
+    with pytest.raises(errors.UsageError, match="audit result"):
+        ledger.record_audit(path, {**AUDIT, "canary_scores": [1.0]})
+    with pytest.raises(errors.StoreError, match="ledger order"):
+        ledger.record_audit(path, {**AUDIT, "confidence": 95})
+    assert ledger.load(path)["steps"]["status"] == "complete"
+
+
+@pytest.mark.parametrize("changes", [{"decomposition": "none"}, {"multiplier": 0.0}, {"disclosed": True}])
+def test_infinite_epsilon_is_null_in_strict_json(path, changes):
+    found = ledger_plans.run(path, ledger_plans.plan(**changes))
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    assert found["epsilon"]["infinite"] is True
+    assert found["epsilon"]["rdp"] is found["epsilon"]["pld"] is None
+    assert {one["dp_event"]["class_name"] for one in found["events"]} == {"NonPrivateDpEvent"}
+    assert ledger.load(path) == found
+
+
+def test_a_capped_objective_pays_for_batches_above_its_cap(path):
+    found = ledger_plans.run(path, ledger_plans.plan("per_pair", cap=30))
+    lost = found["sampling"]["overflow_delta"]
+    assert 0 < lost == found["epsilon"]["overflow_delta"] < 1e-5
+    assert [row["rdp"] is None for row in found["epsilon"]["at_delta"]] == [row["delta"] <= lost for row in found["epsilon"]["at_delta"]]
+    free = accounting.price(dataclasses.replace(ledger.mechanism_of(found), overflow_delta=0.0), 1e-5 - lost)
+    assert found["epsilon"]["rdp"] == pytest.approx(free.rdp, rel=1e-9)
+    half = ledger_plans.run(path.with_name("other.json"), ledger_plans.plan("per_pair", cap=30), through=2)
+    assert half["epsilon"]["overflow_delta"] == pytest.approx(lost / 2)
+
+
+def test_no_seed_key_index_size_norm_or_identifier_is_in_the_file(path):
+    ledger_plans.run(path, ledger_plans.plan("per_pair", unit="pair"))
+    ledger.record_audit(path, AUDIT)
+    names = set(ledger_rules.names(json.loads(path.read_text())))
+    assert {name for name in names if "seed" in name} == {"seed_disclosed"}
+    for word in ("secret", "indices", "realised", "norms", "loss", "patient_id", "study_id", "path"):
+        assert not any(word in name for name in names), word
+    for private in ({"batch_indices": [1]}, {"patient_ids": ["a"]}, {"seed": 3}, {"stage": {"noise_key": 1}}):
+        with pytest.raises(errors.StoreError, match="no seed, key, batch, norm or identifier"):
+            ledger_plans.run(None, ledger_plans.plan(dataset=private))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '"text"', '{"schema_version": "1.1"}', '{"schema_version": "2.0", "entries": []}'])
+def test_missing_broken_or_older_files_are_refused(path, content):
+    with pytest.raises(errors.StoreError, match="missing"):
+        ledger.load(path)
+    path.parent.mkdir()
+    path.write_text(content)
+    for act in (lambda: ledger.load(path), lambda: ledger.Ledger(path)):
+        with pytest.raises(errors.StoreError):
+            act()

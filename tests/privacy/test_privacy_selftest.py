@@ -3,80 +3,106 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from cases import OPTIONS, problem
 
 from relink_jax import errors
-from relink_jax.privacy import clipping, objectives, sampling, selftest, training
+from relink_jax.privacy import clipping, norms, objectives, pair_clipping, selftest
 
 
-def run(toy, objective, implementation="closed_form"):
-    params = jax.tree.map(jnp.asarray, toy.heads)
-    return selftest.check(objective, params, jnp.asarray(toy.bank.features), l2_norm_clip=1.0, implementation=implementation)
+def run(objective, image="linear", implementation="auto"):
+    params, records, public = problem(image, "linear")
+    like = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), records)
+    return selftest.check(objective, params, like, public.arrays(), l2_norm_clip=1.0, implementation=implementation)
 
 
-@pytest.mark.parametrize("implementation", clipping.IMPLEMENTATIONS)
-def test_anchor_objective_passes(toy, implementation):
-    assert run(toy, objectives.get_objective("anchor_infonce", 0.1), implementation) == "passed"
+@pytest.mark.parametrize("name", ["anchor_infonce", "group_infonce", "pair_sigmoid", "logit_dp"])
+def test_objectives_pass(name):
+    assert run(objectives.get_objective(name, 0.4, **OPTIONS)) == "passed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["align", "anchor_sigmoid", "prototype", "anchor_infonce", "group_infonce", "pair_sigmoid"])
+@pytest.mark.parametrize("image", ["patch", "cxr_bert"])
+def test_objectives_pass_under_other_forms(name, image):
+    assert run(objectives.get_objective(name, 0.4, **OPTIONS), image) == "passed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["anchor_infonce", "group_infonce", "pair_sigmoid"])
+def test_objectives_pass_by_vmap(name):
+    assert run(objectives.get_objective(name, 0.4, **OPTIONS), implementation="vmap") == "passed"
+
+
+def test_the_unsound_objective_claims_nothing_and_is_not_tested():
+    assert run(objectives.get_objective("inbatch_infonce_unsound", 0.4, **OPTIONS)) == "not applicable: unsound objective"
 
 
 class Understated(objectives.AnchorInfoNCE):
-    def sensitivity(self, relation, l2_norm_clip):
-        return 0.5 * super().sensitivity(relation, l2_norm_clip)
+    def factor(self):
+        return 0.5
 
 
-def test_understated_sensitivity_is_caught(toy):
+def test_understated_sensitivity_is_caught():
     with pytest.raises(errors.UnsoundError, match="sensitivity"):
-        run(toy, Understated(0.1))
+        run(Understated(0.4))
 
 
-def test_missing_clip_is_caught(toy, monkeypatch):
-    monkeypatch.setattr(clipping, "clip_factors", lambda norms, clip, padding: jnp.where(jnp.isfinite(norms) & ~padding, 1.0, 0.0))
+def test_missing_clip_is_caught(monkeypatch):
+    monkeypatch.setattr(norms, "clip_factors", lambda sizes, clip, padding: jnp.where(jnp.isfinite(sizes) & ~padding, 1.0, 0.0))
     with pytest.raises(errors.UnsoundError, match="sensitivity"):
-        run(toy, objectives.get_objective("anchor_infonce", 0.1234))
-
-
-def in_batch_closed_form(objective, params, images, texts, padding, public, clip):
-    """The usual unsound coding: every record is a negative of every other, then each record's gradient is clipped."""
-    usable = ~padding & jnp.isfinite(images).all(axis=1) & jnp.isfinite(texts).all(axis=1) & (images != 0).any(axis=1)
-    images, texts = (jnp.where(usable[:, None], rows, 1.0) for rows in (images, texts))
-
-    def row_loss(kernels, k):
-        u, v = images @ kernels["image"]["kernel"], texts @ kernels["text"]["kernel"]
-        u, v = (rows / jnp.linalg.norm(rows, axis=1, keepdims=True) for rows in (u, v))
-        scores = jnp.where(usable, v @ u[k] / objective.temperature, -jnp.inf)
-        return jax.nn.logsumexp(scores) - scores[k]
-
-    gradients = jax.vmap(jax.grad(row_loss), in_axes=(None, 0))(params, jnp.arange(len(images)))
-    flat = jnp.concatenate([leaf.reshape(len(images), -1) for leaf in jax.tree.leaves(gradients)], axis=1)
-    factors = clipping.clip_factors(clipping.norm(flat), clip, ~usable)
-    return jax.tree.map(lambda leaf: jnp.nansum(leaf * factors[:, None, None], axis=0), gradients)
+        run(objectives.get_objective("anchor_infonce", 0.1234))
 
 
 @dataclasses.dataclass(frozen=True)
 class ClaimedPerRecord(objectives.AnchorInfoNCE):
     name: ClassVar[str] = "in_batch"
 
+    def batch_loss(self, images, texts, present):
+        return objectives.get_objective("inbatch_infonce_unsound", 0.07, allow_unsound=True).batch_loss(images, texts, present)
 
-def test_in_batch_negatives_claimed_per_record_are_caught(toy, monkeypatch):
+
+def in_batch_closed_form(objective, params, block, weights, state, clip):
+    """The usual unsound coding: every record is a negative of every other, then each record's gradient is clipped."""
+    first = jax.tree.map(lambda array: array[:, :1], block)
+    rows, kept = pair_clipping.row_cotangents(objective, params, first, weights[:, :1])
+    return CLOSED_FORM(clipping.units.Pullback(), params, clipping.units.gather(rows, None, kept), kept, None, clip)
+
+
+CLOSED_FORM = clipping._closed_form
+
+
+def test_in_batch_negatives_claimed_per_record_are_caught(monkeypatch):
     monkeypatch.setattr(clipping, "_closed_form", in_batch_closed_form)
     with pytest.raises(errors.UnsoundError, match=r"sensitivity|decomposition"):
-        run(toy, ClaimedPerRecord(0.1))
+        run(ClaimedPerRecord(0.4))
 
 
-@pytest.mark.parametrize("data", [True, False])
-def test_training_stops_at_a_failed_self_test_before_any_private_row_or_ledger(toy, monkeypatch, tmp_path, data):
-    path = tmp_path / "run" / "privacy_ledger.json"
-    monkeypatch.setattr(objectives, "get_objective", lambda name, temperature: Understated(temperature))
-    monkeypatch.setattr(sampling.PoissonSampler, "sample", lambda self: pytest.fail("private rows were drawn"))
-    with pytest.raises(errors.UnsoundError, match="sensitivity"):
-        training.train_heads(*toy.arguments, expected_batch_size=10, iterations=4, data=data, ledger_path=path)
-    assert not path.exists()
+@pytest.mark.parametrize("name", ["anchor_infonce", "group_infonce"])
+def test_units_scaled_by_what_the_others_hold_are_caught(monkeypatch, name):
+    """Dividing every unit's gradient by the number of usable records breaks no bound of a single step, and is caught as a leak."""
+
+    def peeking(objective, params, block, weights, state, clip):
+        usable = jnp.sum((weights > 0) & jnp.isfinite(block.images).all(axis=2))
+        return jax.tree.map(lambda leaf: leaf * (1 + usable / 64), CLOSED_FORM(objective, params, block, weights, state, clip / 2))
+
+    monkeypatch.setattr(clipping, "_closed_form", peeking)
+    with pytest.raises(errors.UnsoundError, match="decomposition"):
+        run(objectives.get_objective(name, 0.4567, **OPTIONS))
 
 
-def test_training_stops_at_in_batch_negatives(toy, monkeypatch, tmp_path):
-    path = tmp_path / "run" / "privacy_ledger.json"
-    monkeypatch.setattr(clipping, "_closed_form", in_batch_closed_form)
-    monkeypatch.setattr(objectives, "get_objective", lambda name, temperature: ClaimedPerRecord(temperature + 0.01))
-    with pytest.raises(errors.UnsoundError, match=r"sensitivity|decomposition"):
-        training.train_heads(*toy.arguments, expected_batch_size=10, iterations=4, ledger_path=path)
-    assert not path.exists()
+def test_pairs_renormalised_by_the_batch_are_caught(monkeypatch):
+    class Renormalised(type(objectives.get_objective("pair_sigmoid", 0.4, **OPTIONS))):
+        def pair_scales(self, similarities, present):
+            outer, inner = super().pair_scales(similarities, present)
+            return outer * (0.5 + jnp.sum(present) / 512), inner
+
+    with pytest.raises(errors.UnsoundError, match="decomposition"):
+        run(Renormalised(0.4, 0.0, 16))
+
+
+def test_only_shapes_of_the_records_are_read():
+    objective = objectives.get_objective("prototype", 0.4)
+    assert run(objective, "patch_missing") == "passed"
+    assert np.isfinite(objective.temperature)

@@ -5,6 +5,6 @@ Everything here is invented; a phantom says nothing about any real model or pati
 
 from relink_jax.cohort.phantom.captions import caption
 from relink_jax.cohort.phantom.generate import generate
-from relink_jax.cohort.phantom.people import ImageRecord, anchor_texts, population
+from relink_jax.cohort.phantom.people import ImageRecord, anchor_reports, anchor_texts, population
 
-__all__ = ["ImageRecord", "anchor_texts", "caption", "generate", "population"]
+__all__ = ["ImageRecord", "anchor_reports", "anchor_texts", "caption", "generate", "population"]

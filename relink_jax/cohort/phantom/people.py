@@ -114,21 +114,26 @@ def population(
                     yield ImageRecord(index, record.study.order, record.site, record.split, view, image, report.findings, report.impression, labels)
 
 
-def anchor_texts(n: int, seed: int) -> list[str]:
-    """Returns `n` distinct synthetic reports of style A from a public population that no cohort is drawn from.
+def anchor_reports(n: int, seed: int) -> dict[str, np.ndarray]:
+    """Returns `n` distinct synthetic reports of style A with their labels int8 [14], from a public population that no cohort is drawn from.
 
     Every second one is of a patient's later study when there is one; exact texts of normal reports appear once.
     """
-    texts: dict[str, None] = {}
+    found: dict[str, np.ndarray] = {}
     index = 0
-    while len(texts) < n:
+    while len(found) < n:
         if _place(seed, index)[0] == "A":
             for record in patient_studies(seed, index, _ANCHORS):
                 text = reports.join_sections(record.report.findings, record.report.impression)
-                if text and len(texts) < n:
-                    texts[text] = None
+                if text and len(found) < n:
+                    found[text] = np.asarray(record.report.labels, np.int8)
         index += 1
-    return list(texts)
+    return found
+
+
+def anchor_texts(n: int, seed: int) -> list[str]:
+    """Returns the texts of `anchor_reports`, in its order."""
+    return list(anchor_reports(n, seed))
 
 
 def _views(draw: float, portable: bool) -> tuple[str, ...]:
