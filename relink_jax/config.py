@@ -23,7 +23,7 @@ TEXT_FIELDS = ("findings+impression", "findings", "impression", "report_text")
 PATHS = ("source", "embeddings", "cohort.table", "cohort.image_root")
 SPLITS = ("train", "validate", "test")
 OBJECTIVES = (
-    *("align", "anchor_infonce", "anchor_sigmoid", "prototype"),
+    *("align", "anchor_infonce", "anchor_sigmoid", "prototype", "unlink"),
     *("group_infonce", "pair_sigmoid", "logit_dp", "inbatch_infonce_unsound"),
 )
 UNITS = ("patient", "study", "pair")
@@ -157,6 +157,17 @@ class ProbeConfig(Section):
 
 
 @dataclasses.dataclass
+class ControlsConfig(Section):
+    """Controls beside the mitigation: what noise, rotation, fine-tuning or coarser embeddings do without it."""
+
+    seeds: int = option(10, "draws of every random condition; their seeds are disclosed, so nothing of them may be released")
+    probe_seeds: int = option(2, "of these draws, how many are probed; a probe takes longer than everything else about a draw")
+    probe_l2_grid: tuple[float, ...] = option((1e-2, 1e-1, 1.0, 10.0), "L2 strengths of these probes; small ones take longest")
+    epsilons: tuple[float, ...] = option((0.1, 0.34, 1.0, 3.0, 8.0), "epsilons of the dose-response; the mechanism's own is always among them")
+    only: str = option("", "ids of the conditions to run, commas between; empty for all; the published heads always run")
+
+
+@dataclasses.dataclass
 class ReportConfig(Section):
     """The page."""
 
@@ -182,6 +193,7 @@ class RunConfig(Section):
     audit: AuditConfig = option(AuditConfig, "audit")
     heads: HeadsConfig = option(HeadsConfig, "mitigation")
     probe: ProbeConfig = option(ProbeConfig, "utility")
+    controls: ControlsConfig = option(ControlsConfig, "controls beside the mitigation")
     report: ReportConfig = option(ReportConfig, "page")
 
     @property
@@ -226,8 +238,11 @@ class RunConfig(Section):
         for path, values, low in (("audit.ks", self.audit.ks, 1), ("audit.pool_sizes", self.audit.pool_sizes, 2)):
             if not values or min(values) < low or max(values) > 10**9 or len(set(values)) != len(values):
                 raise errors.UsageError(errors.describe("list", f"config field {path!r}", f"distinct integers of at least {low}, up to 1e9", f"{values!r:.60}"))
-        if not self.probe.l2_grid or not all(0 < strength < 1e9 for strength in self.probe.l2_grid):
-            raise errors.UsageError(errors.describe("list", "config field 'probe.l2_grid'", "positive numbers below 1e9", str(self.probe.l2_grid)))
+        for path in ("probe.l2_grid", "controls.probe_l2_grid"):
+            if not lookup(self, path) or not all(0 < strength < 1e9 for strength in lookup(self, path)):
+                raise errors.UsageError(errors.describe("list", f"config field {path!r}", "positive numbers below 1e9", str(lookup(self, path))))
+        if not self.controls.epsilons or not all(1e-4 <= epsilon <= 100 for epsilon in self.controls.epsilons):
+            raise errors.UsageError(errors.describe("list", "config field 'controls.epsilons'", "numbers from 0.0001 to 100", str(self.controls.epsilons)))
         if max(self.audit.ks) > max(self.audit.pool_sizes):
             raise errors.UsageError(
                 errors.describe("k", "config field 'audit.ks'", f"at most the largest pool size {max(self.audit.pool_sizes)}", str(max(self.audit.ks)))
@@ -271,6 +286,8 @@ def _ranges(config: RunConfig) -> list[tuple[str, float, float, float]]:
         ("heads.performance.checkpoint_every", config.heads.performance.checkpoint_every, 0, big),
         ("probe.max_iterations", config.probe.max_iterations, 1, big),
         ("probe.bootstrap_replicates", config.probe.bootstrap_replicates, 100, 1e6),
+        ("controls.seeds", config.controls.seeds, 1, 1000),
+        ("controls.probe_seeds", config.controls.probe_seeds, 0, 1000),
         ("report.headline_pool", config.report.headline_pool, 2, big),
     ]
 

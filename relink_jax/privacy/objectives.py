@@ -167,6 +167,25 @@ class Prototype(_Anchored):
         return 0.5 * (entropies[0] + entropies[1])
 
 
+@dataclasses.dataclass(frozen=True)
+class Unlink(Prototype):
+    """Keeps what findings say of a record and decorrelates the rest: the purpose-built competitor of noise.
+
+    loss = prototype loss + weight (u'.v')^2, where u', v' are what is left of the record's embeddings outside the span of the public
+    prototypes. Beyond its findings, an image is then no more like its own report than like any other. It is a loss of one record, so it
+    is clipped and priced as every other per-record loss.
+    """
+
+    weight: float = 10.0
+    name: ClassVar[str] = "unlink"
+
+    def record_loss(self, image: jax.Array, text: jax.Array, labels: Any, state: Any) -> jax.Array:
+        """Returns the loss of a record with labels [L] against prototype embeddings [L, D]."""
+        span = jnp.linalg.qr(state.texts.T)[0]
+        beyond = _dot(image, text) - _dot(_dot(image, span), _dot(text, span))
+        return super().record_loss(image, text, labels, state) + self.weight * jnp.square(beyond)
+
+
 def _dot(left: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.matmul(left, right, precision=_HIGHEST)
 
@@ -176,6 +195,7 @@ _ALL: dict[str, Any] = {
     "align": lambda s: Align(),
     "anchor_sigmoid": lambda s: AnchorSigmoid(s.temperature, s.bias),
     "prototype": lambda s: Prototype(s.temperature),
+    "unlink": lambda s: Unlink(s.temperature),
     "group_infonce": lambda s: joint_objectives.GroupInfoNCE(s.temperature, s.group_size),
     "pair_sigmoid": lambda s: joint_objectives.PairSigmoid(s.temperature, s.bias, s.batch_cap),
     "logit_dp": lambda s: joint_objectives.LogitDP(s.temperature, s.batch_cap),

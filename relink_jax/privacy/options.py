@@ -25,7 +25,8 @@ SCHEDULES: dict[str, Callable[[float, int], Any]] = {
     "cosine": optax.cosine_decay_schedule,
     "warmup_cosine": lambda rate, steps: optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 10), steps),
 }
-BANKED = ("anchor_infonce", "anchor_sigmoid", "prototype")  # objectives that compare with public vectors
+PROTOTYPED = ("prototype", "unlink")  # objectives that compare with public prototypes and read labels
+BANKED = ("anchor_infonce", "anchor_sigmoid", *PROTOTYPED)  # objectives that compare with public vectors
 CLIPPING = ("auto", "closed_form", "vmap")
 ACCOUNTANTS = accounting.VIEWS
 _FLOAT32 = (1e-30, 1e30)

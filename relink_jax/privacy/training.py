@@ -32,6 +32,7 @@ from relink_jax.runtime import progress
 from relink_jax.store import checkpoints, digests
 
 DEFAULT = Options()
+_STEPPING = ("optimizer", "schedule", "learning_rate", "iterations", "expected_batch_size", "stay_within")  # what a step is compiled for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,7 @@ class _Run:
         self._public: Any = None if public is None else public.arrays()
         self._start, self._fixed = heads.partition(initial)
         self._transformation = options.transformation()
+        self._stepping = Options(**{name: getattr(options, name) for name in _STEPPING})
 
     def self_test(self, records: clip.Records) -> str:
         """Returns what `selftest.check` finds of this objective on these heads; no private row is read."""
@@ -218,7 +220,7 @@ class _Run:
 
     def _stepped(self, params: Any, optimizer: Any, noisy: Any) -> tuple[Any, Any]:
         """Returns heads and optimizer state after one step on noisy / expected batch size, projected back where that is asked for."""
-        return _step(self._options, params, optimizer, noisy, self._start)
+        return _step(self._stepping, params, optimizer, noisy, self._start)
 
 
 @functools.partial(jax.jit, static_argnums=0)

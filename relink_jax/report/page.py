@@ -36,7 +36,7 @@ def render(
     for result in results:
         schema.validate(result, f"results of {result.get('model', {}).get('name', 'a model')!r}")
     evidence = Evidence(results, ledgers, headline_pool)
-    html = _environment().get_template("page.html.j2").render(**_context(evidence, title, check_command))
+    html = environment().get_template("page.html.j2").render(**_context(evidence, title, check_command))
     out_dir = pathlib.Path(out_dir)
     files.write_text(out_dir / "index.html", html)
     inputs = {name: digests.value_digest(document) for name, document in evidence.documents.items()}
@@ -47,7 +47,8 @@ def render(
     return out_dir / "index.html"
 
 
-def _environment() -> Any:
+def environment() -> Any:
+    """Returns the templates of the pages, everything in them escaped."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(_TEMPLATES)
@@ -55,7 +56,7 @@ def _environment() -> Any:
 
 
 def _context(evidence: Evidence, title: str, check_command: str) -> dict[str, Any]:
-    style = _environment().get_template("style.css").render()
+    style = environment().get_template("style.css").render()
     run = evidence.results[0]["run"]
     return {
         "title": title,

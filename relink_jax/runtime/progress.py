@@ -4,12 +4,15 @@
 within 10 seconds prints nothing and a longer one at most one line every 10 seconds.
 """
 
+import contextlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tqdm import tqdm
+
+_hushed = [0]
 
 
 def bar(total: int, what: str, unit: str = "rows", first: int = 0) -> Any:
@@ -17,10 +20,20 @@ def bar(total: int, what: str, unit: str = "rows", first: int = 0) -> Any:
 
     Args: what: one or two words shown left of the bar, such as 'embed images'.
     """
-    quiet = os.environ.get("RELINK_PROGRESS") == "0" or _process_index() != 0
+    quiet = _hushed[0] > 0 or os.environ.get("RELINK_PROGRESS") == "0" or _process_index() != 0
     terminal = sys.stderr.isatty()
     pace = {"mininterval": 0.2, "leave": True} if terminal else {"mininterval": 10.0, "delay": 10.0, "leave": False}
     return tqdm(total=total, initial=first, desc=what, unit=f" {unit}", disable=quiet, dynamic_ncols=True, **pace)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Shows no new bars inside: for work that is one step of a bar already shown."""
+    _hushed[0] += 1
+    try:
+        yield
+    finally:
+        _hushed[0] -= 1
 
 
 def track(items: Iterable[Any], total: int, what: str, unit: str = "steps") -> Iterable[Any]:

@@ -89,6 +89,11 @@ several members of one ensemble (CheXzero's ten best_*.pt): --ensemble takes eve
   reports have none); the members can be mitigated and exported, their ensemble cannot in this version
 TorchScript programs and pickles of whole objects need --trust_pickle and pip install 'relink_jax[convert]': torch then runs them
 --to=hf writes towers and heads back, float32, every tensor of the source, into WORKDIR/export/MODEL/ARM"""
+_CONTROLS_NOTES = """after cohort, convert and embed: trains every control of the mitigated model's heads on cached features, several draws each, and measures
+linkage (plain cosine, and an attacker who re-fits the space on other people's pairs) and utility of each on held-out people of the training site;
+results/controls.json, report/controls.html and report/controls.png. Nothing of it is released: seeds are disclosed, and choosing by the figure is
+tuning on held-out people. Finished conditions are kept in the workdir and not run again.
+  relink controls --config.controls.seeds=3 --config.controls.only=noise_only_0.34,dp_0.34,rotation --workdir=out"""
 _BENCH_NOTES = """embed: both sides get random weights of the model's geometry, the same batch and padding, float32, and one thread per CPU, in turns in
 one process; needs torch (pip install 'relink_jax[convert]'), and no checkpoint
   relink bench embed --model=biomedclip --batch=8
@@ -205,6 +210,12 @@ STAGES = {
         ("probe", "heads.train_site"),
         "relink probe --workdir=out",
         notes="fitted on splits train and validate of heads.train_site, scored on every set that was audited; of an ensemble, on its embeddings only",
+    ),
+    "controls": Stage(
+        "put the mitigation beside its controls: noise alone, rotation, fine-tuning, coarser embeddings, other epsilons",
+        ("controls", "heads", "mitigate"),
+        "relink controls --workdir=out",
+        notes=_CONTROLS_NOTES,
     ),
     "accountants": Stage(
         "privacy ledgers side by side, priced again by RDP and PLD, as text, JSON and a page; and what a run will cost before it starts",

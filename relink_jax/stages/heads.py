@@ -148,16 +148,18 @@ def prepared(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: s
     studies = cohort.image_study[chosen.images]
     mechanism = config.heads.mechanism
     units = sampling.unit_index(studies if mechanism.unit == "study" else cohort.study_patient[studies], mechanism.unit)
-    bank, labels = _bank(config, found, cohort.study_labels[studies] == 1)
+    public, labels = None, None
+    if mechanism.objective in options.BANKED:
+        public, labels = bank(mechanism.objective, context.features(found, config.mitigate, "anchors"), cohort.study_labels[studies] == 1)
     records = clipping.Records(
         context.features(found, config.mitigate, "images")[chosen.images],
         context.features(found, config.mitigate, "texts")[cohort.study_text[studies]],
         labels,
     )
-    resolved = _resolved(mechanism, original, int(units.max()) + 1)
+    fields = resolved(mechanism, original, int(units.max()) + 1)
     tuning = STEP_SIZE_ORIGIN if _untouched(mechanism) else None
-    wanted = options.Options(**resolved, **dataclasses.asdict(config.heads.performance), data=not context.is_noise(arm), public_tuning_data=tuning)
-    return Training(original, records, units, bank, wanted)
+    wanted = options.Options(**fields, **dataclasses.asdict(config.heads.performance), data=not context.is_noise(arm), public_tuning_data=tuning)
+    return Training(original, records, units, public, wanted)
 
 
 def _train(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, arm: str, directory: pathlib.Path) -> training.TrainedHeads:
@@ -174,21 +176,22 @@ def _train(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: sch
     return training.train_heads(given.initial, given.records, given.units, given.bank, given.options, ledger_path=ledger_path, dataset=about)
 
 
-def _bank(config: config_lib.RunConfig, found: workdir_lib.Workdir, positive: np.ndarray) -> tuple[banks.PublicBank | None, np.ndarray | None]:
-    """Returns the public bank that the objective compares with, None for those that have none, and what it reads of the records' labels.
+def bank(objective: str, anchors: np.ndarray, positive: np.ndarray) -> tuple[banks.PublicBank, np.ndarray | None]:
+    """Returns the public bank that an objective of `options.BANKED` compares with, and what it reads of the records' labels.
 
-    Args: positive: bool [N, 14], the labels that each pair's study has.
+    Args: anchors: features of the public anchors [A, F_t]. positive: bool [N, 14], the labels that each pair's study has.
     """
-    name = config.heads.mechanism.objective
-    if name not in options.BANKED:
-        return None, None
-    anchors = context.features(found, config.mitigate, "anchors")
-    if name != "prototype":
+    if objective not in options.PROTOTYPED:
         return banks.PublicBank(anchors, provenance=ANCHOR_ORIGIN), None
-    stated = np.stack(list(phantom.anchor_reports(len(anchors), embed.ANCHOR_SEED).values())) == 1
+    stated = stated_findings(len(anchors))
     named = np.flatnonzero(stated.any(axis=0))
     prototypes = np.stack([anchors[stated[:, label]].mean(axis=0) for label in named])
     return banks.PublicBank(prototypes, provenance=f"means by finding of {ANCHOR_ORIGIN}"), positive[:, named].astype(np.float32)
+
+
+def stated_findings(anchors: int) -> np.ndarray:
+    """Returns bool [A, 14], the findings that each public anchor report states."""
+    return np.stack(list(phantom.anchor_reports(anchors, embed.ANCHOR_SEED).values())) == 1
 
 
 def _untouched(mechanism: config_lib.MechanismConfig) -> bool:
@@ -197,7 +200,7 @@ def _untouched(mechanism: config_lib.MechanismConfig) -> bool:
     return (mechanism.learning_rate, mechanism.relative_displacement) == (default.learning_rate, default.relative_displacement)
 
 
-def _resolved(mechanism: config_lib.MechanismConfig, original: heads_lib.Heads, n_units: int) -> dict[str, Any]:
+def resolved(mechanism: config_lib.MechanismConfig, original: heads_lib.Heads, n_units: int) -> dict[str, Any]:
     """Returns the fields of `Options` that a config has, with batch size and step size derived where they are 0, from public numbers only."""
     fields = dataclasses.asdict(mechanism)
     relative = fields.pop("relative_displacement")
