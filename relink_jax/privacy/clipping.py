@@ -76,14 +76,16 @@ def clipped_sum(
     """
     _check(objective, params, batch, l2_norm_clip, implementation, chunk)
     how = "closed_form" if implementation == "auto" else implementation
-    state = _public_state(objective, params, public)
     rows, weights, clip = np.asarray(batch.rows, np.int32), np.asarray(batch.weights, np.float32), np.float32(l2_norm_clip)
     if objective.decomposition in _JOINT:
         pairs_at_once = chunk or _units_at_once("vmap", params, records, 1, memory)
         value = _joint(objective, how, pairs_at_once, memory, params, *units.on_host(records, rows), weights, clip)
         return ClippedSum(value, objective.sensitivity(relation, l2_norm_clip), relation)
     blocks = max(1, -(-len(rows) // (chunk or _units_at_once(how, params, records, rows.shape[1], memory))))
-    size, total = max(1, -(-len(rows) // blocks)), None
+    if blocks == 1 and len(rows):
+        value = _one_block(objective, how, params, *units.on_host(records, rows), weights, public, clip)
+        return ClippedSum(value, objective.sensitivity(relation, l2_norm_clip), relation)
+    size, state, total = max(1, -(-len(rows) // blocks)), _public_state(objective, params, public), None
     for start in range(0, max(1, len(rows)), size):
         part = [np.pad(array[start : start + size], ((0, max(0, start + size - len(rows))), (0, 0))) for array in (rows, weights)]
         total = _add_block(objective, how, total, params, *units.on_host(records, part[0]), part[1], state, clip)
@@ -97,8 +99,7 @@ def block_sum(objective: objectives.Objective, params: heads.Heads, records: Rec
     """
     if objective.decomposition in _JOINT:
         return _joint(objective, "closed_form", 1, MEMORY, params, records, batch.rows, batch.weights, l2_norm_clip)
-    state = _public_state(objective, params, public)
-    return _add_block(objective, "closed_form", None, params, records, batch.rows, batch.weights, state, l2_norm_clip)
+    return _one_block(objective, "closed_form", params, records, batch.rows, batch.weights, public, l2_norm_clip)
 
 
 def lowered(
@@ -108,7 +109,7 @@ def lowered(
     rows, weights = np.asarray(batch.rows, np.int32), np.asarray(batch.weights, np.float32)
     size = min(len(rows), _units_at_once("closed_form", params, records, rows.shape[1], memory))
     block = units.on_host(records, rows[:size])
-    return _add_block.lower(objective, "closed_form", None, params, *block, weights[:size], _public_state(objective, params, public), np.float32(l2_norm_clip))
+    return _one_block.lower(objective, "closed_form", params, *block, weights[:size], public, np.float32(l2_norm_clip))
 
 
 def zero_sum(objective: objectives.Objective, params: heads.Heads, *, l2_norm_clip: float, relation: str = "add_remove") -> ClippedSum:
@@ -162,6 +163,13 @@ def _units_at_once(how: str, params: heads.Heads, records: Records, slots: int, 
 @functools.partial(jax.jit, static_argnums=0)
 def _public_state(objective: objectives.Objective, params: heads.Heads, public: banks.Public) -> Any:
     return objective.public_state(params, public)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _one_block(objective: Any, how: str, params: heads.Heads, records: Records, rows: Any, weights: Any, public: Any, clip: Any) -> heads.Heads:
+    """Returns the clipped sum of a step that is one block, in one program with what the loss needs of the public bank."""
+    block, state = units.gather(records, rows, weights), objective.public_state(params, public)
+    return (_closed_form if how == "closed_form" else _vmap_grad)(objective, params, block, weights, state, clip)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -38,18 +38,19 @@ def non_private(task: Task) -> Callable[[], Any]:
     """A step of the mean loss without clipping or noise, one compiled program."""
 
     @jax.jit
-    def step(trained: Any, fixed: Any, records: clipping.Records, public: banks.Public) -> Any:
-        return jax.tree.map(lambda leaf, slope: leaf - RATE * slope, trained, jax.grad(mean_loss)(trained, fixed, task.objective, records, public))
+    def step(trained: Any, fixed: Any, records: clipping.Records, rows: Any, public: banks.Public) -> Any:
+        return jax.tree.map(lambda leaf, slope: leaf - RATE * slope, trained, jax.grad(mean_loss)(trained, fixed, task.objective, records, rows, public))
 
     trained, fixed = heads.partition(task.params)
-    return lambda: step(trained, fixed, task.records, task.public)
+    rows = np.arange(task.size, dtype=np.int32)
+    return lambda: step(trained, fixed, task.records, rows, task.public)
 
 
-def mean_loss(trained: Any, fixed: Any, objective: Any, records: clipping.Records, public: banks.Public) -> jax.Array:
-    """Returns the mean loss of records [B, ...], whose gradient a step without privacy takes."""
+def mean_loss(trained: Any, fixed: Any, objective: Any, records: clipping.Records, rows: Any, public: banks.Public) -> jax.Array:
+    """Returns the mean loss of the batch `rows` [B] of records, whose gradient a step without privacy takes."""
     params = heads.combine(trained, fixed)
     state = objective.public_state(params, public)
-    images, texts = heads.project(params["image"], records.images), heads.project(params["text"], records.texts)
+    images, texts = heads.project(params["image"], records.images[rows]), heads.project(params["text"], records.texts[rows])
     return jnp.mean(jax.vmap(objective.record_loss, in_axes=(0, 0, None, None))(images, texts, None, state))
 
 
@@ -97,7 +98,7 @@ def opacus_step(task: Task, *, ghost: bool) -> Callable[[], Any]:
             return torch.stack([self.image(image), self.text(text)])
 
     class Loss:
-        reduction = "none"
+        reduction = "mean"  # what Opacus asks for; it is given the losses of the records and averages them itself
 
         def __init__(self, temperature: float) -> None:
             self.temperature = temperature

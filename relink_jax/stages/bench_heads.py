@@ -71,11 +71,11 @@ def measure(form: str, batch: int, rounds: int, contestants: Sequence[str]) -> C
         "ours": step("closed_form"),
         "non-private": peers.non_private(task),
         "sum": lambda: summed("closed_form"),
-        "gradient": lambda: gradient(trained, fixed, task.objective, task.records, task.public),
+        "gradient": lambda: gradient(trained, fixed, task.objective, task.records, every.rows[:, 0], task.public),
     }
     found, skipped = _found(task, form, contestants, step)
     spent = dict(zip(calls | found, timing.alternating(list((calls | found).values()), rounds), strict=True))
-    lowered = gradient.lower(trained, fixed, task.objective, task.records, task.public)
+    lowered = gradient.lower(trained, fixed, task.objective, task.records, every.rows[:, 0], task.public)
     ours = clipping.lowered(task.objective, task.params, task.records, every, task.public, l2_norm_clip=peers.CLIP)
     return Case(
         form,
