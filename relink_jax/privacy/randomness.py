@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from relink_jax import errors
+from relink_jax.runtime import mesh
 
 BYTES = 32
 BATCH, NOISE = "batch", "noise"
@@ -52,7 +53,7 @@ class Secret:
 
 
 def fresh(test_seed: int | None = None, token_bytes: Callable[[int], bytes] | None = None) -> Secret:
-    """Returns a new secret from operating-system entropy, or the disclosed one of a test seed."""
+    """Returns a new secret from operating-system entropy, that of process 0 on all processes, or the disclosed one of a test seed."""
     if test_seed is not None:
         return Secret(np.random.default_rng(test_seed).bytes(BYTES), disclosed=True)
-    return Secret((token_bytes or secrets.token_bytes)(BYTES))
+    return Secret(mesh.bytes_from_first((token_bytes or secrets.token_bytes)(BYTES)))

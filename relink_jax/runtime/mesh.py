@@ -81,6 +81,15 @@ def agreed(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
+def bytes_from_first(content: bytes) -> bytes:
+    """Returns the bytes of process 0, of one length everywhere; the content itself with one process."""
+    if jax.process_count() == 1:
+        return content
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(np.frombuffer(content, np.uint8))).tobytes()
+
+
 def padded(n: int, multiple: int) -> int:
     """Returns the smallest multiple of `multiple` that is at least `n`, and at least `multiple`."""
     return max(1, -(-n // multiple)) * multiple
