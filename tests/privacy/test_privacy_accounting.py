@@ -86,7 +86,9 @@ def test_replace_one_conventions_are_normalised():
     assert subsampled.pld == pytest.approx(0.652, abs=2e-3)
 
 
-@pytest.mark.parametrize(("q", "multiplier", "steps"), [(F(1, 10), 2.0, 20), (F(1024, 166667), 2.0, 814), (F(1), 20.0, 10), (F(1, 4), 0.3, 4)])
+@pytest.mark.parametrize(
+    ("q", "multiplier", "steps"), [(F(1, 10), 2.0, 20), (F(1024, 166667), 2.0, 814), (F(1), 20.0, 10), pytest.param(F(1, 4), 0.3, 4, marks=pytest.mark.slow)]
+)
 def test_zero_out_costs_what_add_remove_costs(q, multiplier, steps):
     first, second = (accounting.price(mechanism(q, multiplier, steps, relation=relation), 1e-5) for relation in ("add_remove", "zero_out"))
     assert second.rdp == pytest.approx(first.rdp, rel=1e-12)
@@ -156,7 +158,7 @@ def test_events_round_trip_and_unknown_classes_are_refused():
             accounting.event_from_json(bad)
 
 
-@pytest.mark.parametrize("multiplier", [0.01, 0.05])
+@pytest.mark.parametrize("multiplier", [0.01, pytest.param(0.05, marks=pytest.mark.slow)])
 def test_hardly_any_noise_has_a_price_in_seconds_and_prints_nothing(multiplier, caplog):
     found = accounting.price(mechanism(F(1, 4), multiplier, 4), 6e-6)
     assert 900 < found.pld < found.rdp < 2.3e4
@@ -165,6 +167,7 @@ def test_hardly_any_noise_has_a_price_in_seconds_and_prints_nothing(multiplier, 
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_calibration_to_a_huge_epsilon_prints_nothing(caplog):
     multiplier = accounting.calibrate(F(1, 4), 4, 800.0, 6e-6)
     assert 799 < accounting.price(mechanism(F(1, 4), multiplier, 4), 6e-6).rdp <= 800

@@ -34,7 +34,7 @@ def test_epsilon_of_the_oracle_rows(units, batch, steps, multiplier, rdp, pld):
     assert found["meaning"]["membership_advantage"] == pytest.approx(accounting.membership_advantage(rdp, 6e-6), abs=1e-4)
 
 
-@pytest.mark.parametrize("missing", ["batch", "iterations", "noise_multiplier", "epsilon"])
+@pytest.mark.parametrize("missing", ["batch", "iterations", pytest.param("noise_multiplier", marks=pytest.mark.slow), "epsilon"])
 def test_any_of_the_four_is_found_from_the_others(missing):
     whole = {"batch": 50, "iterations": 4, "noise_multiplier": 6.0}
     whole["epsilon"] = plan(units=100, delta=1e-4, **whole)["plan"]["rdp"]

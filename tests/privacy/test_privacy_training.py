@@ -294,6 +294,7 @@ def test_numpy_numbers_are_numbers(toy, tmp_path):
     assert ledgers.load(path)["sampling"]["expected"] == 10
 
 
+@pytest.mark.slow
 def test_a_huge_epsilon_trains_and_says_that_it_promises_nothing_of_use(toy):
     ledger = train(toy, target_epsilon=800.0).ledger
     assert 799 < ledger["epsilon"]["rdp"] <= 800

@@ -70,9 +70,7 @@ def test_two_halves_hold_sixteen_bits_and_lie_as_the_product_needs_them():
 @pytest.mark.parametrize(
     ("precision", "split", "devices", "blocks", "panel"),
     [
-        pytest.param(
-            precision, *split, marks=() if (precision, split[0]) in (("bf16x3", "images"), ("bf16", "ring"), ("tf32", "studies")) else pytest.mark.slow
-        )
+        pytest.param(precision, *split, marks=() if (precision, split[0]) in (("bf16x3", "images"), ("bf16", "ring")) else pytest.mark.slow)
         for precision in FASTER
         for split in (("images", 3, 3, 0), ("ring", 4, 0, 0), ("studies", 2, 0, 256))
     ],
