@@ -6,6 +6,7 @@ per_pair     one vector of norm at most B per ordered pair of units, weighted
 none         anything else: removing one unit may change every summand, so no sensitivity is bounded usefully
 """
 
+import abc
 import math
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from relink_jax.privacy import accounting
 DECOMPOSITIONS = ("per_record", "per_group", "per_pair", "none")
 
 
-class Decomposed:
+class Decomposed(abc.ABC):
     """Sensitivity of an objective whose clipped sum moves by `factor()` clip norms when one unit is removed.
 
     Zeroing a unit out is removing it, and replacing it is removing one and adding another, hence twice as far.
@@ -24,9 +25,9 @@ class Decomposed:
     decomposition: ClassVar[str]
     derivation: ClassVar[str]
 
+    @abc.abstractmethod
     def factor(self) -> float:
         """Returns the add/remove sensitivity in clip norms."""
-        raise NotImplementedError
 
     def sensitivity(self, relation: str, l2_norm_clip: float) -> float:
         """Returns the L2 sensitivity of the clipped sum when one unit changes by `relation`, see `derivation`.

@@ -4,9 +4,10 @@ import dataclasses
 import math
 
 from relink_jax.privacy import accounting, noise, objectives, sampling
+from relink_jax.privacy.ledger_claims import RELATION
 from relink_jax.privacy.options import Options
 
-RELATION = "zero_out"  # the one reading of epsilon that publishing the exact number of units allows
+__all__ = ["RELATION", "Design", "design"]
 
 
 @dataclasses.dataclass(frozen=True)

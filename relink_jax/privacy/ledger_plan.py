@@ -9,14 +9,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import relink_jax
-from relink_jax.privacy import accounting, ledger_claims
+from relink_jax.privacy import accounting, ledger_claims, modes
 
 if TYPE_CHECKING:
     from relink_jax.privacy import banks, objectives
 
 PER = {"per_record": "unit", "per_group": "group", "per_pair": "pair", "none": "row"}
-DRAWS = {"test": 1, "research": 1, "careful": 4}
-GRIDS = {"test": None, "research": None, "careful": "bfloat16"}
 UNIT_MAPS = {"patient": "all pairs of one patient", "study": "all pairs of one study", "pair": "one image with its report"}
 
 
@@ -59,7 +57,7 @@ def planned(
         selection: how the settings were chosen, as declared: tuned, n_trials, public_tuning_data, each None where not recorded.
     """
     packages = {name: importlib.metadata.version(name) for name in ("jax", "optax", "dp-accounting", "numpy")}
-    mode = "test" if mechanism.disclosed else rng_mode
+    mode = modes.TEST if mechanism.disclosed else rng_mode
     bounds = {name: ledger_claims.finite(objective.sensitivity(name, l2_norm_clip)) for name in accounting.RELATIONS}
     plan: dict[str, Any] = {
         "run_id": secrets.token_hex(6),
@@ -99,8 +97,8 @@ def planned(
             "multiplier_vs_sensitivity": 0.0 if math.isinf(mechanism.sensitivity) else mechanism.noise_multiplier,
             "multiplier_vs_clip": mechanism.noise_stddev / l2_norm_clip,
             "dtype": "float32",
-            "draws_per_step": DRAWS[mode],
-            "release_grid": GRIDS[mode],
+            "draws_per_step": modes.DRAWS[mode],
+            "release_grid": modes.GRIDS[mode],
             "rng_impl": "threefry2x32",
             "rng_mode": mode,
             "seed_disclosed": mechanism.disclosed,

@@ -20,11 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from relink_jax import errors
+from relink_jax.privacy.modes import DRAWS, GRIDS, MODES, TEST
 
-MODES = ("research", "careful")
-TEST = "test"
-DRAWS = {TEST: 1, "research": 1, "careful": 4}
-GRIDS = {TEST: None, "research": None, "careful": "bfloat16"}
+__all__ = ["DRAWS", "GRIDS", "MODES", "TEST", "add_noise", "released", "stddev"]
 
 
 def stddev(noise_multiplier: float, scale: float) -> float:

@@ -9,6 +9,7 @@ look at several records at once and pay for it in sensitivity.
 Design note: `sensitivity` is the only source of the noise scale. No caller types a sensitivity.
 """
 
+import abc
 import dataclasses
 import math
 from typing import Any, ClassVar, Protocol
@@ -63,9 +64,9 @@ class PerRecordObjective(decomposition.PerRecord):
         """Returns nothing: the loss compares a record with itself."""
         return None
 
+    @abc.abstractmethod
     def record_loss(self, image: jax.Array, text: jax.Array, labels: Any, state: Any) -> jax.Array:
         """Returns the loss of one record's unit-norm embeddings [D], [D] and labels [L] or None."""
-        raise NotImplementedError
 
     def unit_loss(self, images: jax.Array, texts: jax.Array, labels: Any, weights: jax.Array, state: Any) -> jax.Array:
         """Returns the weighted sum of the losses of one privacy unit's records: embeddings [m, D], [m, D], weights [m]."""

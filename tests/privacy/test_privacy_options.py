@@ -1,12 +1,13 @@
 """Every setting and array of a training run is checked, and named in one sentence, before anything is computed or written."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
-from relink_jax import errors
-from relink_jax.privacy import banks, clipping, options, selftest, training
+from relink_jax import config, errors
+from relink_jax.privacy import banks, clipping, objectives, options, sampling, selftest, training
 
 SMALL = {"expected_batch_size": 10, "iterations": 4, "learning_rate": 0.1}
 
@@ -83,3 +84,13 @@ def test_a_failed_self_test_stops_before_any_row_is_read_or_ledger_written(toy, 
     with pytest.raises(errors.UnsoundError, match="found 7 C"):
         train(toy, ledger_path=tmp_path / "run" / "privacy_ledger.json")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_config_may_say_is_what_training_takes():
+    """`config` imports no jax and so lists the names again."""
+    assert set(config.OBJECTIVES) == set(objectives.NAMES)
+    assert config.UNITS == sampling.UNITS
+    assert set(config.OPTIMIZERS) == set(options.OPTIMIZERS)
+    assert set(config.SCHEDULES) == set(options.SCHEDULES)
+    for section, own in ((config.MechanismConfig, {"relative_displacement"}), (config.PerformanceConfig, set())):
+        assert {field.name for field in dataclasses.fields(section)} - own <= {field.name for field in dataclasses.fields(options.Options)}

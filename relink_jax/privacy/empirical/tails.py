@@ -60,11 +60,6 @@ def clopper_pearson_upper(successes: int, trials: int, confidence: float) -> flo
     return high
 
 
-def clopper_pearson_lower(successes: int, trials: int, confidence: float) -> float:
-    """Returns the one-sided lower limit of a binomial probability; see `clopper_pearson_upper`."""
-    return 1 - clopper_pearson_upper(trials - successes, trials, confidence)
-
-
 def wilson_upper(successes: np.ndarray, trials: int, confidence: float) -> np.ndarray:
     """Returns Wilson's approximate upper limits (1927, JASA 22), for choosing a threshold; never for a bound."""
     z = quantile(confidence)
