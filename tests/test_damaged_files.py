@@ -9,6 +9,8 @@ import pytest
 from relink_jax import cli
 from relink_jax.store import digests
 
+pytestmark = pytest.mark.usefixtures("quick_module")  # the arithmetic of what is compiled here is tested elsewhere
+
 MODEL = "phantom-3-specialist"
 SETTINGS = [
     "--config=demo_small",
@@ -20,6 +22,7 @@ SETTINGS = [
     "--config.audit.ks=1",
     "--config.probe.bootstrap_replicates=100",
     "--config.probe.max_iterations=5",
+    "--config.probe.l2_grid=0.01,1",
     "--config.heads.mechanism.iterations=3",
     "--config.heads.noise_draws=1",
     "--config.heads.mechanism.expected_batch_size=8",

@@ -20,6 +20,8 @@ from relink_jax.stages import ensembles
 from relink_jax.stages import probe as probe_stage
 from relink_jax.store import checkpoints, digests, shards
 
+pytestmark = pytest.mark.usefixtures("quick_module", "traced_once")  # the arithmetic of what is compiled here is tested elsewhere
+
 GOLDEN = against.TESTS / "goldens" / "chexzero"
 FIRST = "best_64_5e-05_original_22000_0.864.pt"
 MEMBERS = ["chexzero-1", "chexzero-2", "chexzero-3"]

@@ -18,6 +18,8 @@ from relink_jax.encoders import convert, preprocess, published, zoo
 from relink_jax.stages import convert as convert_stage
 from relink_jax.store import checkpoints, shards
 
+pytestmark = pytest.mark.usefixtures("quick_module", "traced_once")  # the arithmetic of what is compiled here is tested elsewhere
+
 GOLDENS = against.TESTS / "goldens"
 ENTRIES = {
     **{"biomedclip": "biomedclip", "biovil": "biovil", "biovil-t": "biovil-t", "chexzero": "chexzero", "gloria": "gloria"},

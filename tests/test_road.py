@@ -14,6 +14,8 @@ from relink_jax import cli
 from relink_jax.report import schema
 from relink_jax.store import digests
 
+pytestmark = pytest.mark.usefixtures("quick_module", "traced_once")  # the arithmetic of what is compiled here is tested elsewhere
+
 MODELS = "phantom-0-untrained,phantom-3-specialist"
 SMALL = [
     "--config=demo_small",
@@ -21,10 +23,11 @@ SMALL = [
     f"--config.models={MODELS}",
     "--config.embed.anchors=64",
     "--config.embed.shard_rows=64",
-    "--config.audit.bootstrap_replicates=200",
+    "--config.audit.bootstrap_replicates=100",
     "--config.audit.pool_sizes=10,50",
     "--config.probe.bootstrap_replicates=100",
-    "--config.probe.max_iterations=50",
+    "--config.probe.max_iterations=20",
+    "--config.probe.l2_grid=0.01,1",
     "--config.heads.mechanism.iterations=5",
     "--config.heads.noise_draws=2",
     "--config.heads.mechanism.expected_batch_size=8",

@@ -12,6 +12,8 @@ from relink_jax.encoders import specs, zoo
 from relink_jax.stages import accountants_audit, context
 from relink_jax.store import checkpoints, shards, workdir
 
+pytestmark = pytest.mark.usefixtures("quick_module")  # the arithmetic of what is compiled here is tested elsewhere
+
 F, M, D, P = 10, 4, 8, 6
 RUN = [
     *("--config=demo_small", "--config.cohort.phantom.n_patients=60", "--config.models=mine", "--config.mitigate=mine"),

@@ -12,6 +12,8 @@ import tower_oracle
 from relink_jax import errors
 from relink_jax.encoders import bert, blocks, specs
 
+pytestmark = pytest.mark.usefixtures("quick_module")  # compared with tolerances, or counted
+
 PAD = 0
 STACK = specs.StackSpec(width=24, layers=4, heads=3, mlp_width=40, act="gelu", epsilon=1e-12)
 SPEC = specs.BertSpec(stack=STACK, vocab_size=50, length=16, pool="cls", positions=20)

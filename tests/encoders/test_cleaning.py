@@ -9,6 +9,8 @@ import pytest
 
 from relink_jax.encoders import cleaning, tokenize
 
+pytestmark = pytest.mark.usefixtures("quick_module")  # compared with tolerances, or counted
+
 AWKWARD = [
     *(
         "AP/PA",

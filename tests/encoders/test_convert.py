@@ -13,6 +13,8 @@ from relink_jax import errors
 from relink_jax.encoders import convert, layouts, zoo
 from relink_jax.store import checkpoints, digests
 
+pytestmark = pytest.mark.usefixtures("quick_module", "traced_once")  # compared with tolerances, or counted
+
 
 @pytest.fixture
 def directory(tmp_path):

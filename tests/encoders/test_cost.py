@@ -10,6 +10,8 @@ from test_published import COUNTS
 
 from relink_jax.encoders import cost, specs, towers, zoo
 
+pytestmark = pytest.mark.usefixtures("quick_module")  # compared with tolerances, or counted
+
 # XLA counts activations, norms and softmax too, and leaves out what a convolution multiplies by its padding of zeros.
 MARGINS = {
     "clip-vit-b-32": (0.99, 1.0),

@@ -9,6 +9,8 @@ import pytest
 
 from relink_jax.encoders import convert, phantom_models, phantom_training, specs, towers, zoo
 
+pytestmark = pytest.mark.usefixtures("quick_module")  # compared with tolerances, or counted
+
 STACK = specs.StackSpec(width=24, layers=1, heads=2, mlp_width=24, act="quick_gelu", epsilon=1e-5)
 SPEC = specs.VLMSpec("tiny", pathlib.Path(), specs.VitSpec(STACK, 16, 8), specs.TextSpec(STACK, 40, 12, 39), 16)
 

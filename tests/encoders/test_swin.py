@@ -12,6 +12,8 @@ import random_params
 from relink_jax import errors
 from relink_jax.encoders import specs, swin
 
+pytestmark = pytest.mark.usefixtures("quick_module")  # compared with tolerances, or counted
+
 TINY = specs.SwinSpec(image_size=19, pool="mean", blocks=(2, 2, 2, 2), heads=(2, 4, 4, 8), width=8, window=3, patch_size=2, mlp_ratio=2)
 SQUARE = [(0, 0), (1, 0), (0, 1), (1, 1)]
 

@@ -1,6 +1,7 @@
 """The Flax towers against a plain NumPy oracle, and the properties that retrieval relies on."""
 
 import dataclasses
+import functools
 import pathlib
 import re
 
@@ -13,6 +14,8 @@ import tower_oracle
 
 from relink_jax import errors, heads
 from relink_jax.encoders import blocks, convert, specs, text, towers, zoo
+
+pytestmark = pytest.mark.usefixtures("quick_module")  # compared with tolerances, or counted
 
 
 @pytest.fixture(scope="module")
@@ -182,13 +185,18 @@ def _model(image, report):
     return specs.VLMSpec("toy", pathlib.Path(), IMAGES[image], REPORTS[report], dim, *heads_of)
 
 
+@functools.cache
+def _shapes(image, report):
+    """Returns the parameters of `_model` as shapes, traced once."""
+    return jax.eval_shape(lambda key: towers.init(_model(image, report), key), jax.random.key(0))
+
+
 PAIRS = [*zip([*IMAGES, "vit"], REPORTS, strict=True)]
 
 
 @pytest.mark.parametrize(("image", "report"), PAIRS)
 def test_every_kind_of_tower_gives_features_that_its_head_takes(image, report):
-    spec = _model(image, report)
-    params = jax.eval_shape(lambda key: towers.init(spec, key), jax.random.key(0))
+    spec, params = _model(image, report), _shapes(image, report)
     inputs = {"image": jnp.ones((2, *towers.image_shape(spec))), "text": jnp.ones((2, towers.text_length(spec)), jnp.int32)}
     for side, features in (("image", towers.image_features), ("text", towers.text_features)):
         found = jax.eval_shape(lambda p, x, features=features: features(spec, p, x), params[side], inputs[side])
@@ -212,8 +220,7 @@ def test_fresh_heads_are_drawn_apart_and_linear_ones_as_ever():
 
 @pytest.mark.parametrize(("image", "report"), PAIRS)
 def test_every_product_of_towers_and_heads_asks_for_full_precision(image, report):
-    spec = _model(image, report)
-    params = jax.eval_shape(lambda key: towers.init(spec, key), jax.random.key(0))
+    spec, params = _model(image, report), _shapes(image, report)
     pixels, ids = jnp.zeros((1, *towers.image_shape(spec))), jnp.zeros((1, towers.text_length(spec)), jnp.int32)
     traced = [
         asked(lambda p, x: towers.image_tower(spec).apply({"params": p}, x), params["image"], pixels),

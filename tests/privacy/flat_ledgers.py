@@ -1,6 +1,7 @@
 """Ledgers as `ledger.load` returns them, made by formula for the tests of the comparison: no training, no files."""
 
 import fractions
+import functools
 import math
 
 from relink_jax.privacy import accounting
@@ -11,12 +12,18 @@ def mechanism(q, sigma, steps, relation="zero_out", **changes):
     return accounting.Mechanism(fractions.Fraction(q), sigma, 1.0, steps, relation, **changes)
 
 
+@functools.cache
+def priced_of(made, delta):
+    """Returns (price, approximation) of a mechanism, computed once for the many ledgers of one mechanism."""
+    return accounting.price(made, delta, accounting.DELTA_GRID), accounting.gaussian_clt(made, delta)
+
+
 def flat(run_id="run", *, q="1/40", sigma=2.0, steps=20, delta=1e-5, unit="patient", n_units=4000, relation="zero_out", data_used=True, **changes):
     """Returns a flat ledger; `changes` replace fields by name with double underscores between the levels."""
     disclosed, unbounded = changes.pop("disclosed", False), changes.pop("unbounded", False)
     made = mechanism(q, sigma, steps, relation, data_used=data_used, disclosed=disclosed, bounded=not unbounded)
     events = {view: accounting.build_event(made, view) for view in accounting.VIEWS}
-    priced = accounting.price(made, delta, accounting.DELTA_GRID)
+    priced, approximation = priced_of(made, delta)
     infinite = any(value is not None and math.isinf(value) for value in (priced.rdp, priced.pld))
     at_delta = [{"delta": at, "rdp": finite(rdp), "pld": finite(pld)} for at, rdp, pld in priced.at_delta]
     sensitivity = None if unbounded else 1.0
@@ -50,7 +57,7 @@ def flat(run_id="run", *, q="1/40", sigma=2.0, steps=20, delta=1e-5, unit="patie
         ],
         "epsilon": {
             "delta": delta, "target": None, "infinite": infinite, "rdp": finite(priced.rdp), "pld": finite(priced.pld), "rdp_order": priced.rdp_order,
-            "gdp_clt_approximation": accounting.gaussian_clt(made, delta), "at_delta": at_delta,
+            "gdp_clt_approximation": approximation, "at_delta": at_delta,
         },
         "epsilon_all_runs": {"runs": 1, "delta": delta, "mixed_units": False, "infinite": infinite, "rdp": finite(priced.rdp), "pld": finite(priced.pld)},
         "statement": f"A statement about {run_id}.",

@@ -5,6 +5,8 @@ from cases import single, vector
 from relink_jax import errors
 from relink_jax.privacy import clipping, norms, objectives
 
+pytestmark = pytest.mark.usefixtures("quick_module")  # compared with tolerances, or counted
+
 IMPLEMENTATIONS = ("closed_form", "vmap")
 
 

@@ -8,6 +8,8 @@ from cases import HEADS, OPTIONS, P, batch_for, clipped, problem, vector
 from relink_jax import heads
 from relink_jax.privacy import clipping, closed_form, objectives
 
+pytestmark = pytest.mark.usefixtures("quick_module")  # compared with tolerances, or counted
+
 FORMS = [("linear", "affine"), ("mlp", "cxr_bert"), ("patch", "mlp"), ("patch_missing", "linear"), ("map", "none"), ("none", "affine")]
 CASES = [(name, *forms, slots) for forms in FORMS for name, slots in (("anchor_infonce", 1), ("anchor_infonce", 3), ("group_infonce", 3))]
 

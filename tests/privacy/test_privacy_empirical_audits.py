@@ -14,6 +14,8 @@ from relink_jax import errors, heads
 from relink_jax.privacy import accounting, clipping
 from relink_jax.privacy.empirical import bounds, canaries, configured, gate, guesses, paired, search, trajectories
 
+pytestmark = pytest.mark.usefixtures("quick_module")  # compared with tolerances, or counted
+
 LIKE = gate.toy_record()
 QUARTER = fractions.Fraction(1, 4)
 

@@ -10,6 +10,8 @@ from relink_jax import errors, heads
 from relink_jax.privacy import clipping, objectives
 from relink_jax.privacy.empirical import gate, scenes, search, steps
 
+pytestmark = pytest.mark.usefixtures("quick_module")  # compared with tolerances, or counted
+
 LIKE = gate.toy_record()
 
 

@@ -7,6 +7,8 @@ from cases import HEADS, clipped, draw, hub, problem, single
 from relink_jax import errors
 from relink_jax.privacy import banks, clipping, objectives
 
+pytestmark = pytest.mark.usefixtures("quick_module")  # compared with tolerances, or counted
+
 CAP = 16
 BANK = banks.PublicBank(draw(60, 6, 16), "synthetic texts of a test")
 

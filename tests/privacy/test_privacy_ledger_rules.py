@@ -109,11 +109,13 @@ GONE = object()
 WRONG = (True, -1, 0, 3, 0.5, 1e-300, 1e308, 10**400, float("nan"), "", "x", "1/0", [], [[]], {}, {"a": 1})
 
 
-def test_any_field_gone_or_wrong_works_in_full_or_is_refused_in_one_sentence(written, whole):
+@pytest.mark.parametrize("values", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_any_field_gone_or_wrong_works_in_full_or_is_refused_in_one_sentence(written, whole, values):
+    """Every field gone, none and with `values` of the wrong ones in turn, which all get their fields."""
     messages, loaded = [], 0
     for number, one in enumerate(json.loads(whole)["entries"]):
         for position, field in enumerate(nodes(one["content"])):
-            for wrong in (GONE, None, *(WRONG[(position + shift) % len(WRONG)] for shift in range(3))):
+            for wrong in (GONE, None, *(WRONG[(position + shift) % len(WRONG)] for shift in range(values))):
                 written.write_text(whole)
 
                 def edit(entries, number=number, field=field, wrong=wrong):

@@ -6,6 +6,8 @@ import pytest
 
 from relink_jax.privacy import banks, clipping, objectives, selftest
 
+pytestmark = pytest.mark.usefixtures("quick_module")  # compared with tolerances, or counted
+
 L, F, D = 4, 9, 7
 
 

@@ -42,6 +42,15 @@ def flat(counted):
     return out
 
 
+def small(seed, **options):
+    """Returns records of the one shape that many cases share, with `count_small`: one program serves them all."""
+    return records(131, 97, 4, seed=seed, codes=1, **options)
+
+
+def count_small(data, devices=1, **options):
+    return counts.count(data, mesh=meshes.make_mesh(devices), top_k=3, layout=Layout("images" if devices == 1 else "studies", 64, 128, height=64), **options)
+
+
 def check(data, counted, k):
     for direction, found in counted.items():
         for name, wanted in brute.count(data, direction).items():
@@ -51,6 +60,7 @@ def check(data, counted, k):
             np.testing.assert_array_equal(found.top_id, brute.top(data, direction, k), err_msg=direction)
 
 
+@pytest.mark.usefixtures("quick")  # scores are exact, whatever order they are summed in
 @pytest.mark.parametrize(
     ("n_images", "n_studies", "devices", "block", "tile", "k", "exclusion", "blocks", "codes", "split"),
     [
@@ -59,9 +69,11 @@ def check(data, counted, k):
         pytest.param(259, 801, 4, 256, 128, 40, "patient", 3, 2, "ring", marks=pytest.mark.slow),
         (7, 5, 8, 0, 0, 10, "patient", 0, 1, "images"),
         (333, 801, 2, 128, 256, 40, "patient", 7, 2, "images"),
-        (150, 400, 3, 64, 128, 100, "patient", 0, 0, "studies"),
-        (700, 401, 1, 256, 256, 1, "patient", 5, 1, "images"),
         (700, 401, 2, 512, 128, 1, "study", 3, 0, "ring"),
+        (150, 400, 3, 200, 128, 100, "patient", 0, 0, "studies"),
+        (333, 401, 3, 333, 128, 7, "patient", 3, 2, "images"),
+        (333, 401, 8, 64, 2048, 7, "patient", 3, 2, "studies"),
+        pytest.param(700, 401, 1, 256, 256, 1, "patient", 5, 1, "images", marks=pytest.mark.slow),
         pytest.param(450, 301, 2, 256, 128, 5, "study", 9, 2, "studies", marks=pytest.mark.slow),
     ],
 )
@@ -72,7 +84,9 @@ def test_equals_dense_counting(n_images, n_studies, devices, block, tile, k, exc
     check(data, counted, k)
 
 
-@pytest.mark.parametrize("blocks", [pytest.param(0, marks=pytest.mark.slow), 3])
+@pytest.mark.usefixtures("quick")  # scores are exact, whatever order they are summed in
+@pytest.mark.slow  # by default `test_equals_dense_counting` counts data of this shape on two of these layouts, and others on more
+@pytest.mark.parametrize("blocks", [0, 3])
 def test_same_integers_on_any_mesh_batch_tile_and_split(blocks):
     data = records(333, 401, 5, seed=1, blocks=blocks)
     reference = flat(counts.count(data, mesh=meshes.make_mesh(1), top_k=7))
@@ -82,11 +96,12 @@ def test_same_integers_on_any_mesh_batch_tile_and_split(blocks):
             np.testing.assert_array_equal(array, reference[name], err_msg=f"{name} on {devices} devices, batch {block}, tile {tile}, {split} split")
 
 
+@pytest.mark.usefixtures("quick")  # scores are exact, whatever order they are summed in
 def test_order_of_candidates_and_queries_does_not_matter():
-    data = records(150, 120, 5, seed=2, codes=1)
-    reference = counts.count(data, mesh=meshes.make_mesh(2), top_k=0)
+    data = small(seed=2, blocks=2)
+    reference = count_small(data, devices=2)
     generator = np.random.default_rng(0)
-    image_order, study_order = generator.permutation(150), generator.permutation(120)
+    image_order, study_order = generator.permutation(131), generator.permutation(97)
     renumber = np.argsort(study_order).astype(np.int32)
     moved = Records(
         data.images[image_order],
@@ -95,8 +110,9 @@ def test_order_of_candidates_and_queries_does_not_matter():
         data.study_text[study_order],
         data.exclusion[study_order],
         {name: code[study_order] for name, code in data.codes.items()},
+        data.block[study_order],
     )
-    found = counts.count(moved, mesh=meshes.make_mesh(2), top_k=0)
+    found = count_small(moved, devices=2)
     for name in ("other_patient", "label_matched"):
         for field in "Mgt":
             np.testing.assert_array_equal(getattr(found["i2r"].strata[name], field), getattr(reference["i2r"].strata[name], field)[image_order])
@@ -105,18 +121,19 @@ def test_order_of_candidates_and_queries_does_not_matter():
 
 
 def test_monotone_transform_of_scores_changes_nothing():
-    data = records(150, 120, 5, seed=3)
+    data = small(seed=3)
     scaled = dataclasses.replace(data, images=data.images * 4)
-    first, second = (flat(counts.count(one, mesh=meshes.make_mesh(1), top_k=4)) for one in (data, scaled))
+    first, second = (flat(count_small(one)) for one in (data, scaled))
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
 
 
+@pytest.mark.usefixtures("quick")  # scores are exact, whatever order they are summed in
 def test_one_direction_alone_gives_the_same_integers():
-    data = records(140, 130, 4, seed=9, blocks=2)
-    both = flat(counts.count(data, mesh=meshes.make_mesh(2), top_k=5))
+    data = small(seed=9, blocks=2)
+    both = flat(count_small(data, devices=2))
     for direction in ("i2r", "r2i"):
-        alone = flat(counts.count(data, mesh=meshes.make_mesh(2), top_k=5, directions=(direction,)))
+        alone = flat(count_small(data, devices=2, directions=(direction,)))
         assert {name.split("/")[0] for name in alone} == {direction}
         for name, array in alone.items():
             np.testing.assert_array_equal(array, both[name], err_msg=name)
@@ -131,15 +148,18 @@ def test_real_embeddings_agree_with_float64_outside_rounding():
 
 
 def test_recheck_refuses_a_wrong_count():
-    data = records(60, 50, 6, seed=5, grid=False)
-    counted = counts.count(data, mesh=meshes.make_mesh(1), top_k=0)
-    counted["i2r"].strata["other_patient"].g[:] += 1
+    data = small(seed=5, grid=False)
+    wrong = count_small(data)
+    wrong["i2r"].strata["other_patient"].g[:] += 1
     with pytest.raises(errors.UnsoundError, match="counts differ from float64 in recheck of i2r other_patient"):
-        recheck.recheck(data, counted)
+        recheck.recheck(data, wrong)
 
 
-@pytest.mark.parametrize("dim", [pytest.param(24, marks=pytest.mark.slow), 200])
-def test_constant_embeddings_tie_with_everything(dim):
+LAYOUTS = ((1, "images"), (4, "images"), (4, "studies"))
+
+
+@pytest.mark.parametrize(("dim", "layouts"), [(200, LAYOUTS[::2]), *(pytest.param(dim, LAYOUTS, marks=pytest.mark.slow) for dim in (24, 200))])
+def test_constant_embeddings_tie_with_everything(dim, layouts):
     """Every score is the same product, whose bits must not depend on its place in a tile, on the tile or on the device."""
     generator = np.random.default_rng(0)
     row = generator.standard_normal((1, dim)).astype(np.float32)
@@ -148,7 +168,7 @@ def test_constant_embeddings_tie_with_everything(dim):
     patient = (np.arange(n_studies) // 3).astype(np.int32)
     text = np.arange(n_studies, dtype=np.int32)
     data = Records(np.repeat(row, n_images, 0), image_study, np.repeat(row[:, ::-1], n_studies, 0), text, patient, {"label_matched": np.zeros_like(text)})
-    for devices, split in ((1, "images"), (4, "images"), (4, "studies")):
+    for devices, split in layouts:
         for found in counts.count(data, mesh=meshes.make_mesh(devices), top_k=2, layout=Layout(split, 64, 128)).values():
             for stratum in found.strata.values():
                 assert (stratum.g == 0).all()
@@ -168,17 +188,17 @@ def test_near_counts_candidates_within_a_millionth_of_the_threshold(precision):
 
 
 def test_an_unmasked_own_text_would_be_seen(monkeypatch):
-    data = records(80, 60, 4, seed=6)
+    data = small(seed=6)
     honest = engine.Engine.batch
     monkeypatch.setattr(engine.Engine, "batch", lambda *given: honest(*given)._replace(text=np.full(len(given[1]), -9, np.int32)))
-    broken = counts.count(data, mesh=meshes.make_mesh(1), top_k=3)
+    broken = count_small(data)
     with pytest.raises(AssertionError):
         check(data, broken, 3)
 
 
 @pytest.mark.parametrize("side", ["images", "studies"])
 def test_thresholds_that_no_tile_holds_are_refused(monkeypatch, side):
-    data = records(40, 30, 16, seed=7, grid=False)
+    data = small(seed=7, grid=False)
     honest = limits.best_own
 
     def nudged(own, *rest):
@@ -190,34 +210,36 @@ def test_thresholds_that_no_tile_holds_are_refused(monkeypatch, side):
 
     monkeypatch.setattr(limits, "best_own", nudged)
     with pytest.raises(errors.UnsoundError, match=f"scores changed between passes in counting pass.*others for 1 {side}"):
-        counts.count(data, mesh=meshes.make_mesh(1), top_k=3)
+        count_small(data)
 
 
+def longest(score, split, devices):
+    """Returns the lists of 30 among 4096 studies of these scores, 512 in a tile, that 64 like images ask for."""
+    number = np.arange(4096, dtype=np.int32)
+    data = Records(np.ones((64, 1), np.float32), number[:64], score[:, None].astype(np.float32), number, number, {})
+    layout = Layout(split, 256, 512)
+    assert engine.Engine(data, meshes.make_mesh(devices), layout).shaped(sides.Wanted(k=30)).kept < 20
+    return counts.count(data, mesh=meshes.make_mesh(devices), top_k=30, layout=layout, directions=("i2r",))["i2r"].top_id
+
+
+@pytest.mark.usefixtures("quick")  # scores are exact, whatever order they are summed in
 def test_lists_from_too_few_groups_are_computed_again(monkeypatch):
     """With every score alike, no tile can show that what it left behind is worse than what it kept."""
-    text = np.ones((4000, 3), np.float32)
-    number = np.arange(4000, dtype=np.int32)
-    data = Records(text[:100], number[:100], text, number, number, {})
     again, honest = [], loop._settle
     monkeypatch.setattr(loop, "_settle", lambda *given: (again.append(len(given[4])), honest(*given)))
-    found = counts.count(data, mesh=meshes.make_mesh(2), top_k=30, layout=Layout(query_block=128, tile=512), directions=("i2r",))
-    assert again == [100]
-    assert (found["i2r"].top_id == np.arange(30)).all()
+    assert (longest(np.ones(4096), "images", 2) == np.arange(30)).all()
+    assert again == [64]
 
 
-@pytest.mark.parametrize(("split", "devices"), [("images", 1), ("studies", 4), ("ring", 4)])
+@pytest.mark.usefixtures("quick")  # scores are exact, whatever order they are summed in
+@pytest.mark.parametrize(("split", "devices"), [("images", 2), ("studies", 4), ("ring", 4)])
 @pytest.mark.parametrize("tile", [0, 7])
 def test_lists_whose_best_lie_in_one_tile_are_exact(split, devices, tile):
     """The 30 best candidates are in 30 groups of one tile of 32 groups, of which far fewer are kept at first."""
-    number = np.arange(4096, dtype=np.int32)
     score = np.random.default_rng(0).permutation(4096) / 64
     best = 512 * tile + 16 * np.arange(30) + 5
     score[best] = 100 + np.random.default_rng(1).permutation(30)
-    data = Records(np.ones((64, 1), np.float32), number[:64], score[:, None].astype(np.float32), number, number, {})
-    layout = Layout(split, 256, 512)
-    found = counts.count(data, mesh=meshes.make_mesh(devices), top_k=30, layout=layout, directions=("i2r",))["i2r"]
-    assert engine.Engine(data, meshes.make_mesh(devices), layout).shaped(sides.Wanted(k=30)).kept < 20
-    assert (found.top_id == best[np.argsort(-score[best])]).all()
+    assert (longest(score, split, devices) == best[np.argsort(-score[best])]).all()
 
 
 def test_memory_is_one_tile_not_the_score_matrix():
@@ -237,8 +259,8 @@ def test_memory_is_one_tile_not_the_score_matrix():
 def test_recheck_refuses_each_wrong_integer(field):
     images, texts = np.array([[1, 0]], np.float32), np.array([[0.25, 0], [0.2499, 1]], np.float32)
     data = Records(images, np.zeros(1, np.int32), texts, np.arange(2, dtype=np.int32), np.arange(2, dtype=np.int32), {})
-    counted = counts.count(data, mesh=meshes.make_mesh(1), top_k=0)
-    recheck.recheck(data, counted)
-    getattr(counted["i2r"].strata["other_patient"], field)[:] += 1
+    wrong = counts.count(data, mesh=meshes.make_mesh(1), top_k=0)
+    recheck.recheck(data, wrong)
+    getattr(wrong["i2r"].strata["other_patient"], field)[:] += 1
     with pytest.raises(errors.UnsoundError, match="counts differ from float64"):
-        recheck.recheck(data, counted)
+        recheck.recheck(data, wrong)
