@@ -52,6 +52,11 @@ setuptools.setup(
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "siglip": ["sentencepiece>=0.2"],
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "scikit-learn>=1.5", "sentencepiece>=0.2", "ruff>=0.9", "mypy>=1.13", "build>=1.2"],
+        "beam": ["apache-beam>=2.70"],
+        "test": [
+            *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "scikit-learn>=1.5", "sentencepiece>=0.2"),
+            *("jax_privacy>=2", "pydicom>=3", "pylibjpeg[openjpeg,rle]>=2"),
+            *("ruff>=0.9", "mypy>=1.13", "build>=1.2"),
+        ],
     },
 )

@@ -10,6 +10,8 @@ from relink_jax import cli, errors
 from relink_jax.privacy import clipping, peers
 from relink_jax.stages import bench_heads
 
+pytestmark = pytest.mark.usefixtures("quick_module")
+
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
@@ -17,18 +19,19 @@ def small(monkeypatch):
         monkeypatch.setattr(bench_heads, name, size)
 
 
-def test_the_command_prints_and_writes_what_it_measured(tmp_path, capsys):
+@pytest.mark.parametrize("forms", [("linear", "mlp"), pytest.param(("patch",), marks=pytest.mark.slow)])
+def test_the_command_prints_and_writes_what_it_measured(tmp_path, capsys, forms):
     path = tmp_path / "heads.json"
-    assert cli.main(["bench", "heads", "--batch=8", "--rounds=1", "--peers=vmap,opacus_ghost", f"--json={path}"]) == 0
+    assert cli.main(["bench", "heads", "--batch=8", f"--form={','.join(forms)}", "--rounds=1", "--peers=vmap,opacus_ghost", f"--json={path}"]) == 0
     cases = json.loads(path.read_text())["cases"]
-    assert [case["form"] for case in cases] == list(bench_heads.FORMS)
+    assert [case["form"] for case in cases] == list(forms)
     for case in cases:
         assert case["ratios"]["vmap(grad)"] > 0
         assert case["difference"] < 1e-5
         assert min(case["temporaries"]) > 0
     told = capsys.readouterr().out
     assert "sum share" in told
-    assert ("not installed, skipped: Opacus ghost" in told) is (importlib.util.find_spec("opacus") is None)
+    assert ("not installed, skipped: Opacus ghost" in told) is ("linear" in forms and importlib.util.find_spec("opacus") is None)
 
 
 def test_a_closed_form_that_is_off_is_refused(monkeypatch):

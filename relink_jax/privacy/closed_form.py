@@ -39,15 +39,36 @@ class Slopes(NamedTuple):
 
 
 def slopes(objective: Any, params: heads.Heads, block: units.Records, weights: jax.Array, state: Any) -> Slopes:
-    """Returns the slopes of U units' losses, block [U, m, ...] and weights [U, m]; each unit's loss sees that unit alone."""
+    """Returns the slopes of U units' losses, block [U, m, ...] and weights [U, m]; each unit's loss sees that unit alone.
+
+    Where a unit's loss is a sum over its slots (`record_loss`) and only dense layers are trained, all slots are one long unit: slopes with
+    respect to a slot's own outputs are the same, and a batch without a slot axis is what compilers know best.
+    """
+    small = small_leaves(params)
+    if hasattr(objective, "record_loss") and not jax.tree.leaves(small):
+        return _slopes_of_slots(objective, params, block, weights, state)
     taps = {side: heads.zero_taps(params[side], features.shape[1:]) for side, features in zip(heads.SIDES, block[:2], strict=True)}
 
     def loss(small: heads.Heads, taps: Any, unit: units.Records, weights: jax.Array) -> tuple[jax.Array, Any]:
         return units.loss(objective, heads.combine(small, params), unit, weights, state, taps)
 
     per_unit = jax.vmap(jax.grad(loss, argnums=(0, 1), has_aux=True), in_axes=(None, None, 0, 0))
-    (small, by_output), inputs = per_unit(small_leaves(params), taps, block, weights)
-    return formed_where_cheaper(inputs, by_output, small)
+    (by_leaf, by_output), inputs = per_unit(small, taps, block, weights)
+    return formed_where_cheaper(inputs, by_output, by_leaf)
+
+
+def _slopes_of_slots(objective: Any, params: heads.Heads, block: units.Records, weights: jax.Array, state: Any) -> Slopes:
+    slots: units.Records = jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), block)
+    taps = {side: heads.zero_taps(params[side], features.shape) for side, features in zip(heads.SIDES, slots[:2], strict=True)}
+
+    def loss(taps: Any) -> tuple[jax.Array, Any]:
+        return units.loss(objective, params, slots, weights.reshape(-1), state, taps)
+
+    def by_unit(tree: Any) -> Any:
+        return jax.tree.map(lambda array: array.reshape(*weights.shape, *array.shape[1:]), tree)
+
+    by_output, inputs = jax.grad(loss, has_aux=True)(taps)
+    return formed_where_cheaper(by_unit(inputs), by_unit(by_output), small_leaves(params))
 
 
 def formed_where_cheaper(inputs: Any, by_output: Any, small: heads.Heads) -> Slopes:
@@ -94,7 +115,7 @@ def weighted_sum(params: heads.Heads, parts: Slopes, factors: jax.Array) -> head
             if name in parts.formed[side]:
                 kernel = jnp.sum(scaled(parts.formed[side][name]), axis=0).T
             else:
-                left = jnp.where(factors[:, None, None] > 0, x, 0.0).reshape(-1, x.shape[-1])
+                left = _finite(x, factors)
                 kernel = jnp.matmul(left.T, right.reshape(len(left), -1), precision=_HIGHEST)
             layer = total[side][name] if name else total[side]
             constant = heads.constant_inputs(params[side], name, x.shape[-1])
@@ -129,6 +150,13 @@ def small_leaves(params: heads.Heads) -> heads.Heads:
             layer = head[name] if name else head
             layer.update(dict.fromkeys(layer))
     return copy
+
+
+def _finite(x: jax.Array, factors: jax.Array) -> jax.Array:
+    """Returns inputs [U A, F] that slopes of 0 turn into 0: zeros for units of factor 0, copied only where something is not finite."""
+    rows, kept = x.reshape(-1, x.shape[-1]), jnp.repeat(factors > 0, x.shape[1])
+    finite = jnp.all(jnp.isfinite(norms.norm(rows)))
+    return jax.lax.cond(finite, lambda rows: rows, lambda rows: jnp.where(kept[:, None], rows, 0.0), rows)
 
 
 def _kappa(head: dict[str, Any], name: str, width: int) -> Any:

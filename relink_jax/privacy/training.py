@@ -96,7 +96,7 @@ class _Run:
         self._public: Any = None if public is None else public.arrays()
         self._start, self._fixed = heads.partition(initial)
         self._transformation = options.transformation()
-        self._stepping = Options(**{name: getattr(options, name) for name in _STEPPING})
+        self._move = _Move(Options(**{name: getattr(options, name) for name in _STEPPING}))
 
     def self_test(self, records: clip.Records) -> str:
         """Returns what `selftest.check` finds of this objective on these heads; no private row is read."""
@@ -152,8 +152,9 @@ class _Run:
                 until = min(options.iterations, state.step + options.every)
                 ledger.charge(until)
                 for step in range(state.step, until):
-                    noisy = noise.add_noise(total(step, state.params), deviation, state.secret.key(randomness.NOISE, step), noise.DRAWS[options.mode])
-                    params, optimizer = self._stepped(state.params, state.optimizer, noisy)
+                    key, draws = state.secret.key(randomness.NOISE, step), noise.DRAWS[options.mode]
+                    given = (state.params, state.optimizer, self._start)
+                    params, optimizer = noise.add_noise(total(step, state.params), deviation, key, draws, self._move, *given)
                     state = dataclasses.replace(state, step=step + 1, params=params, optimizer=optimizer)
                     bar.update(1)
                 if directory is not None and state.step < options.iterations:
@@ -218,22 +219,24 @@ class _Run:
             raise errors.UnsoundError(errors.describe("sensitivity", "clipped sum", f"{made.sensitivity:g} ({made.relation})", f"{found[0]:g} ({found[1]})"))
         return total.value
 
-    def _stepped(self, params: Any, optimizer: Any, noisy: Any) -> tuple[Any, Any]:
-        """Returns heads and optimizer state after one step on noisy / expected batch size, projected back where that is asked for."""
-        return _step(self._stepping, params, optimizer, noisy, self._start)
 
+@dataclasses.dataclass(frozen=True)
+class _Move:
+    """What is done with a noisy sum, as a function that programs are compiled for once per options."""
 
-@functools.partial(jax.jit, static_argnums=0)
-def _step(options: Options, params: Any, state: Any, noisy_sum: Any, initial: Any) -> tuple[Any, Any]:
-    mean = jax.tree.map(lambda leaf: leaf / np.float32(options.expected_batch_size), noisy_sum)
-    updates, state = options.transformation().update(mean, state, params)
-    moved = optax.apply_updates(params, updates)
-    if not options.stay_within:
-        return moved, state
-    away = jax.tree.map(jnp.subtract, moved, initial)
-    reach = options.stay_within * optax.global_norm(initial)
-    factor = jnp.minimum(1.0, reach / jnp.maximum(optax.global_norm(away), jnp.finfo(jnp.float32).tiny))
-    return jax.tree.map(lambda start, distance: start + factor * distance, initial, away), state
+    options: Options
+
+    def __call__(self, noisy_sum: Any, params: Any, state: Any, initial: Any) -> tuple[Any, Any]:
+        """Returns heads and optimizer state after one step on noisy sum / expected batch size, projected back where that is asked for."""
+        mean = jax.tree.map(lambda leaf: leaf / np.float32(self.options.expected_batch_size), noisy_sum)
+        updates, state = self.options.transformation().update(mean, state, params)
+        moved = optax.apply_updates(params, updates)
+        if not self.options.stay_within:
+            return moved, state
+        away = jax.tree.map(jnp.subtract, moved, initial)
+        reach = self.options.stay_within * optax.global_norm(initial)
+        factor = jnp.minimum(1.0, reach / jnp.maximum(optax.global_norm(away), jnp.finfo(jnp.float32).tiny))
+        return jax.tree.map(lambda start, distance: start + factor * distance, initial, away), state
 
 
 def _digest(records: clip.Records, units: np.ndarray) -> str:

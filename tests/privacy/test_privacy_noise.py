@@ -1,6 +1,9 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.random import threefry_2x32
+from scipy import special
 
 from relink_jax import errors
 from relink_jax.privacy import noise, randomness
@@ -34,6 +37,32 @@ def test_leaves_steps_and_draws_are_independent():
     parts = [np.asarray(leaf).ravel() for noisy in (first, second) for leaf in jax.tree.leaves(noisy)]
     assert np.abs(np.corrcoef(parts) - np.eye(4)).max() < 5 / np.sqrt(parts[0].size)
     assert drawn(first)[:1000] == pytest.approx(drawn(noise.add_noise(tree(), 1.0, key(step=0), 4))[:1000])
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (8,), (5, 3), (2, 3, 4), (0, 3)])
+def test_every_entry_of_every_draw_has_a_word_of_its_own_and_is_its_normal_quantile(shape):
+    one = key(seed=2)
+    found = noise._normals(one, shape, 5)
+    assert [array.shape for array in found] == [shape] * 5
+    counters = jnp.arange(5 * (int(np.prod(shape)) + 2), dtype=jnp.uint32)  # a draw starts at a block of its own
+    words = np.asarray(threefry_2x32(jax.random.key_data(one), jnp.concatenate([counters, jnp.zeros_like(counters)])))
+    uniform = (words.astype(np.uint64) >> np.uint64(9)) * 2.0**-22 - 1
+    quantiles = np.sort(np.sqrt(2) * special.erfinv(np.maximum(uniform, np.nextafter(np.float32(-1), np.float32(0)))))
+    drawn = np.concatenate([np.asarray(array).ravel() for array in found])
+    places = np.searchsorted(quantiles, drawn)
+    nearest = [
+        min((i for i in (place - 1, place) if 0 <= i < len(quantiles)), key=lambda i: abs(quantiles[i] - value))
+        for place, value in zip(places, drawn, strict=True)
+    ]
+    np.testing.assert_allclose(drawn, quantiles[nearest], rtol=2e-5, atol=1e-6)
+    assert len(set(nearest)) == len(drawn)
+
+
+def test_what_follows_the_noise_sees_the_noisy_tree():
+    value, one = tree((6, 5), 1.0), key()
+    noisy, other = noise.add_noise(value, 2.0, one, 4, lambda noisy, other: (noisy, other + 1), np.float32(3))
+    assert drawn(noisy) == pytest.approx(drawn(noise.add_noise(value, 2.0, one, 4)), abs=1e-6)
+    assert float(other) == 4
 
 
 def test_leaves_that_are_not_trained_get_none():
