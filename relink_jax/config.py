@@ -12,15 +12,16 @@ import pathlib
 import re
 from typing import Any
 
-from relink_jax import errors
+from relink_jax import cohort_config, errors
+from relink_jax.cohort_config import CohortConfig as CohortConfig
+from relink_jax.cohort_config import PhantomConfig as PhantomConfig
 from relink_jax.settings import FieldInfo as FieldInfo
 from relink_jax.settings import Section, absolute, assign, check_choice, check_name, check_type, fields, fill, lookup, option
 from relink_jax.settings import to_dict as to_dict
 
 MODELS = ("phantom-0-untrained", "phantom-1-labels", "phantom-2-reports", "phantom-3-specialist")
 ARMS = ("original", "random", "dp", "noise_only")
-TEXT_FIELDS = ("findings+impression", "findings", "impression", "report_text")
-PATHS = ("source", "embeddings", "cohort.table", "cohort.image_root")
+PATHS = ("source", "checkpoints", "embeddings", *cohort_config.paths())
 SPLITS = ("train", "validate", "test")
 OBJECTIVES = (
     *("align", "anchor_infonce", "anchor_sigmoid", "prototype", "unlink"),
@@ -32,7 +33,12 @@ SCHEDULES = ("constant", "linear", "cosine", "warmup_cosine")
 _CHOICES: dict[str, tuple[str, ...]] = {
     **{"embed.precision": ("float32", "bf16"), "embed.map_dtype": ("float32", "float16"), "embed.prior": ("none", "table")},
     **{"heads.performance.clipping": ("auto", "closed_form", "vmap"), "heads.mechanism.rng_mode": ("research", "careful")},
-    **{"audit.label_policy": ("quaternary", "ternary", "u_one", "u_zero"), "audit.same_patient": ("exclude", "negative"), "heads.train_split": SPLITS},
+    **{
+        "audit.label_policy": ("quaternary", "ternary", "u_one", "u_zero"),
+        "audit.same_patient": ("exclude", "negative"),
+        "audit.sites": ("each", "joined"),
+        "heads.train_split": SPLITS,
+    },
     **{
         "audit.precision": ("float32", "bf16x3", "tf32", "bf16"),
         "audit.split": ("auto", "images", "studies", "ring"),
@@ -41,29 +47,6 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     **{"heads.mechanism.objective": OBJECTIVES, "heads.mechanism.unit": UNITS, "heads.mechanism.accountant": ("rdp", "pld")},
     **{"heads.mechanism.optimizer": OPTIMIZERS, "heads.mechanism.schedule": SCHEDULES},
 }
-
-
-@dataclasses.dataclass
-class PhantomConfig(Section):
-    """The seeded generator of synthetic radiographs and reports."""
-
-    seed: int = option(7, "seed of the synthetic population; the packaged models never saw seed 7")
-    n_patients: int = option(1500, "patients to generate (about 2 studies and 2.7 images each)")
-    image_size: int = option(128, "side of the PNG images, in pixels")
-
-
-@dataclasses.dataclass
-class CohortConfig(Section):
-    """Which pairs are audited and where they come from."""
-
-    name: str = option("", "name of the cohort on the page and in results files; empty takes 'phantom', or the table's file name")
-    source: str = option("phantom", "'phantom' generates synthetic data; 'table' reads your own pairs table")
-    table: str = option("", "path of the pairs table (CSV or Parquet) when source is 'table'")
-    image_root: str = option("", "directory that image_path in the table is relative to")
-    text_field: str = option("findings+impression", "report text used: " + ", ".join(TEXT_FIELDS))
-    views: tuple[str, ...] = option(("PA", "AP"), "views kept; others are counted and left out")
-    max_missing_share: float = option(0.0, "share of image files that may be missing before it is an error, in [0, 1)")
-    phantom: PhantomConfig = option(PhantomConfig, "the synthetic generator")
 
 
 @dataclasses.dataclass
@@ -86,6 +69,7 @@ class AuditConfig(Section):
     ks: tuple[int, ...] = option((1, 5, 10), "Recall@k for these k")
     top_k: int = option(10, "candidates kept per query (score descending, id ascending)")
     label_policy: str = option("ternary", "label matching of hard negatives: quaternary, ternary, u_one or u_zero")
+    sites: str = option("each", "each: every site is a database of its own; joined: all sites together are one")
     same_patient: str = option("exclude", "the query patient's other studies: exclude (primary) or negative")
     bootstrap_replicates: int = option(2000, "patient-clustered bootstrap replicates B")
     level: float = option(0.95, "confidence level of the intervals")
@@ -187,6 +171,7 @@ class RunConfig(Section):
     )
     arms: tuple[str, ...] = option(ARMS, "heads of the mitigated model: original, random, dp, noise_only")
     source: str = option("", "convert: directory of a checkpoint in the published layout; empty for packaged models")
+    checkpoints: str = option("", "convert: directory that holds one checkpoint directory for each published model of 'models', under its name")
     embeddings: str = option("", "audit: directory of precomputed embeddings; skips every encoder")
     cohort: CohortConfig = option(CohortConfig, "pairs")
     embed: EmbedConfig = option(EmbedConfig, "encoding")
@@ -198,9 +183,9 @@ class RunConfig(Section):
 
     @property
     def cohort_name(self) -> str:
-        """The configured name of the cohort, else 'phantom', or the table's file name with '-' for what a name cannot hold."""
-        if self.cohort.name or self.cohort.source == "phantom":
-            return self.cohort.name or "phantom"
+        """The configured name of the cohort, else its source, or the table's file name with '-' for what a name cannot hold."""
+        if self.cohort.name or self.cohort.source != "table":
+            return self.cohort.name or self.cohort.source.replace("_", "-").replace(cohort_config.JOIN, ".")
         return re.sub(r"[^A-Za-z0-9.-]+", "-", pathlib.Path(self.cohort.table).stem).strip(".-") or "cohort"
 
     def resolve_paths(self) -> None:
@@ -214,8 +199,7 @@ class RunConfig(Section):
             check_type(field.path, field.default, default.default)
         for path in PATHS:
             absolute(lookup(self, path), path)
-        check_choice("cohort.source", self.cohort.source, ("phantom", "table"))
-        check_choice("cohort.text_field", self.cohort.text_field, TEXT_FIELDS)
+        self.cohort.validate()
         for path, known in _CHOICES.items():
             check_choice(path, lookup(self, path), known)
         for path, names in (("models", self.models), ("cohort.name", (self.cohort.name,) if self.cohort.name else ())):
@@ -229,8 +213,6 @@ class RunConfig(Section):
             raise errors.UsageError(f"step size missing in config field 'heads.mechanism.learning_rate': expected {asked}, found 0")
         if self.mitigate and self.mitigate not in self.models:
             raise errors.UsageError(errors.describe("model to mitigate", "config field 'mitigate'", f"one of models {list(self.models)}", repr(self.mitigate)))
-        if self.cohort.source == "table" and not self.cohort.table:
-            raise errors.UsageError("pairs table missing in config field 'cohort.table': expected a CSV or Parquet path, found ''")
         for path, value, low, high in _ranges(self):
             if not low <= value <= high:
                 found = f"{value:g}" if isinstance(value, float) or abs(value) < 1e15 else f"one of {len(str(abs(value)))} digits"
@@ -257,6 +239,10 @@ def _ranges(config: RunConfig) -> list[tuple[str, float, float, float]]:
         ("cohort.phantom.n_patients", config.cohort.phantom.n_patients, 20, 1e6),
         ("cohort.phantom.image_size", config.cohort.phantom.image_size, 32, 4096),
         ("cohort.max_missing_share", config.cohort.max_missing_share, 0, 0.999),
+        ("cohort.recipe.min_words", config.cohort.recipe.min_words, -1, 1e6),
+        ("cohort.recipe.max_words", config.cohort.recipe.max_words, -1, 1e6),
+        ("cohort.recipe.train_share", config.cohort.recipe.train_share, -1, 1),
+        ("cohort.recipe.validate_share", config.cohort.recipe.validate_share, -1, 1),
         ("embed.batch_size", config.embed.batch_size, 1, big),
         ("embed.shard_rows", config.embed.shard_rows, 1, big),
         ("embed.anchors", config.embed.anchors, 2, big),

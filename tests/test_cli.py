@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from relink_jax import cli, config, errors
+from relink_jax import cli, config, errors, settings
 from relink_jax.stages import catalogue
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -70,7 +70,7 @@ def test_every_stage_has_help_with_example_and_exit_codes(capsys, stage):
         (("audit", "more", "--workdir=x"), "flags only"),
         (("demo", "--patients=many", "--workdir=x"), "'many'"),
         (("demo", "--config=nothere.py", "--workdir=x"), "nothere.py"),
-        (("audit", "--config=/abs/path/ef", "--workdir=x"), "or one of demo, demo_small, found 'ef'"),
+        (("audit", "--config=/abs/path/ef", "--workdir=x"), "or one of chexpert_external, demo, demo_small, "),
         (("audit", "--config", "--workdir=x"), "value missing in flag '--config'"),
         (("audit", "--config.audit.level", "--workdir=x"), "value missing in flag '--config.audit.level' on the command line: expected --config.audit.level="),
         (("audit", "--workdir=x", "--config.audit.level"), "value missing in flag '--config.audit.level'"),
@@ -78,7 +78,10 @@ def test_every_stage_has_help_with_example_and_exit_codes(capsys, stage):
         (("audit", "--config.audit.seed", "abc", "--workdir=x"), "'audit.seed': expected a whole number, found 'abc'"),
         (("report", "--check=x", "--workdir=x"), "value in flag '--check' on the command line: expected --check alone, found 'x'"),
         (("report", "--nocheck=1", "--workdir=x"), "expected --nocheck alone, found '1'"),
-        (("audit", "--config.cohort.views=PA AP", "--workdir=x"), "'cohort.views': expected values with commas between them, such as PA,AP, found 'PA AP'"),
+        (
+            ("audit", "--config.cohort.recipe.views=PA AP", "--workdir=x"),
+            "'cohort.recipe.views': expected values with commas between them, such as preset, found 'PA AP'",
+        ),
         (("audit", "--config.audit.ks=1.5", "--workdir=x"), "'audit.ks': expected comma-separated int values, found 1.5"),
         (("audit", "--config.audit.ks=True", "--workdir=x"), "'audit.ks': expected comma-separated int values, found True"),
         (("audit", f"--config.audit.pool_sizes=10,{'9' * 400}", "--workdir=x"), "up to 1e9"),
@@ -262,6 +265,10 @@ def test_an_error_inside_a_config_file_is_told_as_one_sentence(tmp_path):
 @pytest.mark.parametrize("name", cli.config_names())
 def test_every_shipped_config_validates(name):
     parsed, *_ = cli.parse("demo", [f"--config={name}"])
+    for path in config.PATHS:
+        if path.startswith("cohort."):
+            assert not settings.lookup(parsed, path)
+            settings.assign(parsed, path, "somewhere")
     parsed.validate()
     assert config.to_dict(parsed)["name"] == name
 

@@ -9,7 +9,8 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "relink_jax"
 COMMON = {"errors"}
 ALLOWED = {
     "settings": set(),
-    "config": {"settings"},
+    "cohort_config": {"settings"},
+    "config": {"settings", "cohort_config"},
     "errors": set(),
     "store": set(),
     "runtime": set(),
@@ -22,8 +23,9 @@ ALLOWED = {
     "privacy": {"heads", "store", "runtime"},
     "report": {"store"},
     "api": {"audit", "retrieval", "runtime", "store"},
+    "study": {"config"},
     "cli": {"config", "stages"},
-    "stages": {"config", "store", "runtime", "cohort", "encoders", "heads", "retrieval", "audit", "privacy", "utility", "report", "api"},
+    "stages": {"config", "cohort_config", "store", "runtime", "cohort", "encoders", "heads", "retrieval", "audit", "privacy", "utility", "report", "api"},
 }
 ONLY_IN = {
     "flax": ("encoders/",),
@@ -34,9 +36,12 @@ ONLY_IN = {
     "dp_accounting": ("privacy/accounting/",),
     "orbax": ("store/checkpoints.py",),
     "matplotlib": ("report/",),
+    "tensorflow_datasets": ("cohort/",),
+    "apache_beam": ("cohort/beam.py",),
+    "pydicom": ("cohort/dicom.py", "cohort/greyscale.py"),
 }
 NO_JAX = (
-    *("config.py", "settings.py", "errors.py", "cli.py", "cohort/"),
+    *("config.py", "cohort_config.py", "settings.py", "errors.py", "cli.py", "cohort/"),
     *("privacy/accounting/", "privacy/ledger.py", "privacy/ledger_chain.py", "privacy/ledger_rules.py", "privacy/statement.py", "audit/metrics.py"),
     *("retrieval/expectation.py", "retrieval/pool_law.py", "retrieval/right_patient.py", "retrieval/tiered.py"),
 )

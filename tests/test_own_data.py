@@ -14,6 +14,8 @@ from relink_jax.report import schema
 from relink_jax.stages import audit, context
 from relink_jax.stages import cohort as cohort_stage
 
+pytestmark = pytest.mark.usefixtures("quick_module")  # the arithmetic of what is compiled here is tested elsewhere
+
 CHECKPOINT = pathlib.Path(config_lib.__file__).parent / "data" / "phantom-0-untrained"
 FAST = ["--config.audit.bootstrap_replicates=100", "--config.audit.pool_sizes=3", "--config.audit.ks=1"]
 MINIMAL = ("image_path", "patient_id", "study_id", "findings", "impression")
@@ -128,7 +130,7 @@ def test_a_table_that_changed_after_it_was_read_is_noticed(tmp_path, capsys):
     with (tmp_path / "pairs.csv").open("a") as stream:
         stream.write("0.png,im0,r99,p0,s0,finding number 0,none,PA,train,A,1,0\n")
     assert relink("cohort", *flags) == 74
-    assert "pairs table changed in table 'pairs.csv'" in capsys.readouterr().err
+    assert "table changed in table 'pairs.csv'" in capsys.readouterr().err
 
 
 def test_relative_paths_are_recorded_as_absolute_ones(tmp_path, monkeypatch):

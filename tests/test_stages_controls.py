@@ -17,6 +17,8 @@ from relink_jax.runtime import mesh as meshes
 from relink_jax.stages import context, controls, controls_measure, controls_setting, controls_summary, embed
 from relink_jax.store import shards
 
+pytestmark = pytest.mark.usefixtures("quick_module")  # the arithmetic of what is compiled here is tested elsewhere
+
 PATIENTS, F_IMAGE, F_TEXT, D, ANCHORS = 96, 20, 18, 12, 64
 EVERY = control_arms.conditions(0.34, (0.1, 0.34, 1.0, 3.0, 8.0))
 BASE = Options(expected_batch_size=16, iterations=12, learning_rate=0.05)
@@ -41,9 +43,9 @@ def cohort_of(directory, generator):
     labels = patterns[generator.integers(0, len(patterns), studies)].astype(np.int8)
     labels[0] = 1  # a training pair without a partner
     return schema.Cohort(
-        name="mine", synthetic=True, image_root=directory, image_key=names, image_study=np.arange(studies, dtype=np.int32), image_path=names,
-        image_view=np.full(studies, "PA", object), image_prior=np.full(studies, -1, np.int32), study_key=names, study_patient=patient,
-        study_split=split, study_site=np.full(studies, "A", object), study_exposure=np.full(studies, "unseen", object),
+        name="mine", synthetic=True, image_roots=(directory,), image_key=names, image_study=np.arange(studies, dtype=np.int32),
+        image_source=np.zeros(studies, np.int32), image_path=names, image_view=np.full(studies, "PA", object), image_prior=np.full(studies, -1, np.int32), study_key=names, study_patient=patient,
+        study_split=split, study_site=np.full(studies, "A", object), study_exposure=np.full(studies, "unseen", object), study_origin=np.full(studies, "", object),
         study_text=np.arange(studies, dtype=np.int32), study_labels=labels, study_has_labels=np.ones(studies, bool),
         patient_key=names[:PATIENTS], text=[f"text {number}" for number in range(studies)], text_key=names, counts={},
     )  # fmt: skip
@@ -56,6 +58,7 @@ def made(tmp_path_factory):
     config = run_config()
     with context.opened(config, root) as found:
         cohort = cohort_of(root, generator)
+        context.save_roots(found, cohort.image_roots, {})
         cohort.save(found.cohort)
         axes = generator.standard_normal((14, D))
         latent = (cohort.study_labels == 1) @ axes + 1.5 * generator.standard_normal((len(cohort.study_key), D))

@@ -9,9 +9,11 @@ import pytest
 
 from relink_jax import config as config_lib
 from relink_jax.audit import run as audit_run
-from relink_jax.cohort import schema
+from relink_jax.cohort import pictures, schema
 from relink_jax.retrieval import loop
 from relink_jax.stages import audit, context, embed, probe
+
+pytestmark = pytest.mark.usefixtures("quick_module")  # the arithmetic of what is compiled here is tested elsewhere
 
 
 class ArrivedError(Exception):
@@ -27,9 +29,10 @@ def small_cohort(tmp_path):
     return schema.Cohort(
         name="mine",
         synthetic=True,
-        image_root=tmp_path,
+        image_roots=(tmp_path,),
         image_key=names,
         image_study=np.arange(24, dtype=np.int32) // 2,
+        image_source=np.zeros(24, np.int32),
         image_path=names,
         image_view=np.full(24, "PA", dtype=object),
         image_prior=np.full(24, -1, np.int32),
@@ -38,6 +41,7 @@ def small_cohort(tmp_path):
         study_split=np.array(["train"] * 6 + ["validate"] * 2 + ["test"] * 4, dtype=object),
         study_site=np.full(12, "A", dtype=object),
         study_exposure=np.full(12, "unseen", dtype=object),
+        study_origin=np.full(12, "", dtype=object),
         study_text=np.arange(12, dtype=np.int32),
         study_labels=labels,
         study_has_labels=np.isin(np.arange(12), [1, 9], invert=True),
@@ -98,7 +102,7 @@ def test_parts_of_a_long_pass_go_once_its_result_is_written(tmp_path, monkeypatc
 def test_unlabelled_studies_arrive_as_unlabelled(tmp_path):
     cohort = small_cohort(tmp_path)
     vectors = np.random.default_rng(0).standard_normal((24, 3)).astype(np.float32)
-    prepared = audit._inputs(cohort, cohort.select(split="test"), vectors, vectors[:12])
+    prepared = audit._inputs(cohort, cohort.select(split="test"), vectors, vectors[:12], cohort.study_exposure[8:12])
     assert prepared.study_has_labels.tolist() == [True, False, True, True]
     np.testing.assert_allclose(prepared.texts, vectors[8:12] / np.linalg.norm(vectors[8:12], axis=1, keepdims=True), rtol=1e-6)
 
@@ -127,10 +131,10 @@ def handed(tmp_path, monkeypatch, cohort, **settings):
     seen = []
     monkeypatch.setattr(embed.context, "needs", lambda *_: None)
     monkeypatch.setattr(embed.checkpoints, "restore", lambda _: ({}, {"tree_sha256": "of the weights"}))
-    monkeypatch.setattr(embed.convert_stage, "converted_spec", lambda *_: None)
+    monkeypatch.setattr(embed.convert_stage, "converted_spec", lambda *_: types.SimpleNamespace(recipe=""))
     for side in ("embed_images", "embed_texts"):
         monkeypatch.setattr(embed.embed_lib, side, lambda *_, **given: seen.append(given) or "done")
-    found = types.SimpleNamespace(model=lambda name: tmp_path, features=lambda *_: tmp_path)
+    found = types.SimpleNamespace(root=tmp_path, model=lambda name: tmp_path, features=lambda *_: tmp_path)
     run = config_lib.RunConfig(embed=config_lib.EmbedConfig(**settings))
     return embed._embed(run, found, cohort, "mine", ["an anchor"], None), seen
 
@@ -145,11 +149,12 @@ def test_features_are_kept_under_the_digests_of_weights_and_cohort(tmp_path, mon
 def test_every_embed_setting_arrives(tmp_path, monkeypatch):
     settings = {"batch_size": 3, "shard_rows": 5, "precision": "bf16"}
     _, seen = handed(tmp_path, monkeypatch, small_cohort(tmp_path), map_dtype="float16", **settings)
-    assert [{name: value for name, value in given.items() if name != "identity"} for given in seen] == [
+    assert [{name: value for name, value in given.items() if name not in ("identity", "pictures")} for given in seen] == [
         {**settings, "map_dtype": "float16"},
         settings,
         settings,
     ]
+    assert [type(given.get("pictures")) for given in seen] == [pictures.Files, type(None), type(None)]
 
 
 @pytest.mark.parametrize(("mode", "compared"), [("table", 2), ("none", 0)])

@@ -17,6 +17,7 @@ from relink_jax.audit import strata
 from relink_jax.retrieval import unique
 from relink_jax.store.rows import Rows, RowSource, blocks, select
 
+EXPOSURES = ("seen", "unseen", "unknown")
 _PROBLEMS = (("non-finite embedding", "finite numbers"), ("zero embedding", "rows of norm above 0"), ("embedding out of range", "rows that fit float32"))
 _PRODUCTS = (1e-30, 1e38)  # of the largest norms of both sides, within which float32 inner products neither vanish nor overflow
 
@@ -32,6 +33,7 @@ class AuditInputs:
         study_text: int32 [S]. study_patient: int32 [S].
         study_labels: int8 [S, 14] in {1, 0, -1, -2 blank}, or None. study_has_labels: bool [S].
         image_key, study_key, patient_key: pseudonyms written to results, object arrays [Q], [S], [P].
+        study_exposure: whether the model's training has seen each study ('seen', 'unseen' or 'unknown'), object array [S], or None.
     """
 
     images: RowSource
@@ -44,6 +46,7 @@ class AuditInputs:
     image_key: np.ndarray
     study_key: np.ndarray
     patient_key: np.ndarray
+    study_exposure: np.ndarray | None = None
 
     def describe(self) -> dict[str, int]:
         """Returns the sizes that results carry."""
@@ -68,6 +71,7 @@ def prepare(
     has_labels: Any = None,
     image_patient: Sequence[Hashable] | None = None,
     image_id: Sequence[Hashable] | None = None,
+    study_exposure: Any = None,
     normalize: bool = True,
     keep_ids: bool = False,
 ) -> AuditInputs:
@@ -83,6 +87,7 @@ def prepare(
         has_labels: [S] booleans, overrides that rule.
         image_patient: [Q] patient id of each image, checked against its study's.
         image_id: [Q] distinct pseudonyms of images, used with keep_ids.
+        study_exposure: [S] 'seen', 'unseen' or 'unknown': whether the model's training has seen the study; Recall is then also given for each.
         normalize: scale rows to unit norm (cosine scores); False takes inner products of the rows as they are.
         keep_ids: write the ids given here into results; pass True only for pseudonyms. Otherwise results hold row numbers.
     Raises: DataError: text or complex numbers in place of real ones, non-finite or zero rows, unequal dims or lengths, missing
@@ -131,7 +136,20 @@ def prepare(
         _keys(names if keep_ids else None, size)
         for names, size in ((image_names, n_images), (study_ids, n_studies), (list(patient_number), len(patient_number)))
     ]
-    return AuditInputs(image_rows, joined.astype(np.int32), select(text_rows, first), text_group, study_patient, states, labelled, *keys)
+    exposure = None if study_exposure is None else _exposures(study_exposure, n_studies)
+    return AuditInputs(
+        images=image_rows,
+        image_study=joined.astype(np.int32),
+        texts=select(text_rows, first),
+        study_text=text_group,
+        study_patient=study_patient,
+        study_labels=states,
+        study_has_labels=labelled,
+        image_key=keys[0],
+        study_key=keys[1],
+        patient_key=keys[2],
+        study_exposure=exposure,
+    )
 
 
 def real_numbers(where: str, values: Any, expected: str = "an array of real numbers") -> np.ndarray:
@@ -231,6 +249,15 @@ def _ids(name: str, values: Any, n: int, owner: str) -> list[Hashable]:
     if absent.any():
         raise errors.DataError(errors.describe("missing id", where, "a hashable, non-empty id in every row", _rows(absent)))
     return ids
+
+
+def _exposures(values: Any, n_studies: int) -> np.ndarray:
+    """Returns `study_exposure` as an object array of known words."""
+    given = np.array(_ids("study_exposure", values, n_studies, "texts"), dtype=object)
+    wrong = ~np.isin(given.astype(str), EXPOSURES)
+    if wrong.any():
+        raise errors.DataError(errors.describe("unknown exposure", "argument 'study_exposure'", ", ".join(EXPOSURES), _rows(wrong)))
+    return given
 
 
 def _present(one: Any) -> bool:

@@ -18,11 +18,12 @@ import numpy as np
 from relink_jax import errors
 from relink_jax.audit import monte_carlo, queries, uncertainty
 from relink_jax.retrieval import expectation
-from relink_jax.retrieval.counted import LABEL_MATCHED, OTHER_PATIENT, StratumCounts
+from relink_jax.retrieval.counted import I2R, LABEL_MATCHED, OTHER_PATIENT, StratumCounts
 
 PAIRED = f"{OTHER_PATIENT}@{LABEL_MATCHED}"
 FEW_HITS = 10
 STRATA = (OTHER_PATIENT, LABEL_MATCHED, PAIRED)
+FEWEST_PATIENTS = 10  # a group of fewer is not shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +120,6 @@ def check_sizes(largest: int, pool_sizes: Sequence[int], ks: Sequence[int]) -> N
 
 def compute(tables: Mapping[str, queries.Queries], protocol: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
     """Returns (metrics entries, warnings) of a per-query table under `protocol` (ks, pool_sizes, bootstrap, mc_repeats)."""
-    settings = uncertainty.Bootstrap(**protocol["bootstrap"])
     ks, sizes = protocol["ks"], [*protocol["pool_sizes"], None]
     names, patient_of = queries.patients(tables)
     metrics = [
@@ -129,9 +129,47 @@ def compute(tables: Mapping[str, queries.Queries], protocol: Mapping[str, Any]) 
         if stratum == OTHER_PATIENT or LABEL_MATCHED in table.strata
         for metric in per_query(table, direction, stratum, sizes, ks)
     ]
-    values = _sums(metrics, patient_of, len(names), lambda metric: metric.bounds.expected)
-    counts = _sums(metrics, patient_of, len(names), lambda metric: np.ones(len(metric.eligible)))
-    chances = _sums(metrics, patient_of, len(names), lambda metric: metric.chance)
+    entries = _entries(metrics, tables, protocol, patient_of, len(names))
+    return entries, _warnings(tables, entries, protocol)
+
+
+def by_exposure(tables: Mapping[str, queries.Queries], protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns entries of Recall@k of image queries for each group of `Queries.exposure`, with the group as 'exposure'; the candidates are everybody.
+
+    Nothing where no exposure is recorded or all queries share one, and nothing for groups of fewer than `FEWEST_PATIENTS` patients.
+    """
+    table = tables.get(I2R)
+    if table is None or table.exposure is None or len(set(table.exposure.tolist())) < 2:
+        return []
+    names, patient_of = queries.patients(tables)
+    every = per_query(table, I2R, OTHER_PATIENT, [*protocol["pool_sizes"], None], protocol["ks"])
+    groups: list[str] = []
+    metrics: list[Metric] = []
+    for group in sorted(set(table.exposure.tolist())):
+        inside = table.exposure == group
+        if len(np.unique(patient_of[I2R][inside])) < FEWEST_PATIENTS:
+            continue
+        chosen = [_only(metric, inside[metric.eligible]) for metric in every if metric.name == "recall" and inside[metric.eligible].any()]
+        metrics, groups = metrics + chosen, groups + [group] * len(chosen)
+    if not metrics:
+        return []
+    entries = _entries(metrics, tables, {**protocol, "mc_repeats": 0}, patient_of, len(names))
+    return [{"exposure": group, **entry} for group, entry in zip(groups, entries, strict=True)]
+
+
+def _only(metric: Metric, rows: np.ndarray) -> Metric:
+    bounds = expectation.Bounds(metric.bounds.expected[rows], metric.bounds.optimistic[rows], metric.bounds.pessimistic[rows])
+    return dataclasses.replace(metric, eligible=metric.eligible[rows], bounds=bounds, chance=metric.chance[rows])
+
+
+def _entries(
+    metrics: Sequence[Metric], tables: Mapping[str, queries.Queries], protocol: Mapping[str, Any], patient_of: Mapping[str, np.ndarray], n_patients: int
+) -> list[dict[str, Any]]:
+    """Returns an entry of the results schema for each metric, with its patient-clustered interval."""
+    settings = uncertainty.Bootstrap(**protocol["bootstrap"])
+    values = _sums(metrics, patient_of, n_patients, lambda metric: metric.bounds.expected)
+    counts = _sums(metrics, patient_of, n_patients, lambda metric: np.ones(len(metric.eligible)))
+    chances = _sums(metrics, patient_of, n_patients, lambda metric: metric.chance)
     plain = uncertainty.intervals(values, counts, settings)
     varying = [column for column, metric in enumerate(metrics) if metric.full]
     lifted = uncertainty.intervals(values[:, varying], chances[:, varying], settings)
@@ -142,7 +180,7 @@ def compute(tables: Mapping[str, queries.Queries], protocol: Mapping[str, Any]) 
         entry["ci"] = _interval(metric, plain, column, lifts.get(column), (values[:, column], counts[:, column]), settings)
         entry["mc_check"] = _sampled(metric, tables, protocol["mc_repeats"], settings.seed)
         entries.append(entry)
-    return entries, _warnings(tables, entries, protocol)
+    return entries
 
 
 def _sums(metrics: Sequence[Metric], patient_of: Mapping[str, np.ndarray], n_patients: int, of: Any) -> np.ndarray:

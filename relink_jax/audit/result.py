@@ -1,6 +1,6 @@
 """The result of an audit: read it in Python, print it, save it as JSON beside a per-query Parquet, rebuild it from that Parquet.
 
-The JSON follows results schema 1.0: run, data, model, protocol, counts, metrics, utility, warnings, checks. It holds no NaN:
+The JSON follows results schema 1.0: run, data, model, protocol, counts, metrics, by_exposure, utility, warnings, checks. It holds no NaN:
 an undefined number is null and a warning says why. It names no record; the Parquet does, by pseudonym, and stays local.
 """
 
@@ -126,6 +126,7 @@ class AuditResult:
             "counts": summarise(self.queries),
             "metrics": self.metrics,
             "paired": [dict(entry) for entry in paired],
+            "by_exposure": metrics.by_exposure(self.queries, self.protocol),
             "utility": {"probe": [], **(utility or {})},
             "checks": self.checks,
             "warnings": self.warnings,
@@ -223,7 +224,8 @@ def _rebuilt(source: pathlib.Path, table: pathlib.Path, stored: dict[str, Any]) 
     for change in stored.get("paired", []):
         other = _Stored(_read_queries(source.with_name(change["against"] + ".parquet")), here.protocol)
         changes.append(comparison.entry(change["against"], other, here, change["metric_ref"]))
-    return {"metrics": entries, "counts": summarise(here.queries), "paired": changes}
+    groups = metrics.by_exposure(here.queries, here.protocol)
+    return {"metrics": entries, "counts": summarise(here.queries), "paired": changes, "by_exposure": groups}
 
 
 def _stem(path: str | pathlib.Path) -> pathlib.Path:

@@ -7,24 +7,33 @@ NaN are all blank. Columns that nobody asked for are left out, unless they look 
 import csv
 import difflib
 import pathlib
+from collections.abc import Iterator
+from typing import TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from relink_jax import errors
+from relink_jax.cohort.problems import Problem, refuse
 from relink_jax.cohort.schema import LABELS
 
 REQUIRED = ("image_path", "patient_id", "study_id")
-TEXTS = ("findings", "impression", "report_text", "report_path")
+TEXTS = ("findings", "impression", "report_text", "labelled_text", "report_path")
 OPTIONAL = (
-    *("image_id", "report_id", "prior_image_id", "view", "split", "pretrain_exposure", "site"),
+    *("image_id", "report_id", "prior_image_id", "view", "split", "pretrain_exposure", "origin", "site"),
     *("study_order", "study_date", "age_years", "sex", "label_source"),
 )
 ALIASES = {"Airspace Opacity": "Lung Opacity", "No Findings": "No Finding"}
+_WHOLE = ("findings", "impression", "report_text", "report_path")  # a table has one of them
 _UNREAD = ("study_order", "study_date", "age_years", "sex")
 _KNOWN = (*REQUIRED, *TEXTS, *OPTIONAL, *LABELS)
 _FIELD_LIMIT = 10_000_000
 _MISSPELT = 0.85  # similarity from which an unknown column is taken for a known one that is not there
+
+
+def called(path: pathlib.Path) -> str:
+    """Returns how errors name a table."""
+    return f"pairs table {pathlib.Path(path).name!r}"
 
 
 def read_columns(path: pathlib.Path) -> dict[str, list[str]]:
@@ -34,87 +43,111 @@ def read_columns(path: pathlib.Path) -> dict[str, list[str]]:
     misspelt, a column twice, a Parquet column of another type than text or integers (labels: or floats); names the table's
     file name, column and data row.
     """
-    path = pathlib.Path(path)
-    where = f"pairs table {path.name!r}"
-    if not is_file(path):
-        raise errors.DataError(errors.describe("table missing", where, "a CSV or Parquet file", "no file"))
-    if path.suffix == ".csv":
-        columns = _read_csv(path, where)
-    elif path.suffix in (".parquet", ".pq"):
-        columns = _read_parquet(path, where)
-    else:
-        raise errors.DataError(errors.describe("table format", where, "a name ending in .csv or .parquet", repr(path.suffix)))
-    if not next(iter(columns.values())):
-        raise errors.DataError(errors.describe("rows", where, "at least one data row", "none"))
+    columns, problems = survey(path)
+    refuse(problems, called(path))
     return columns
 
 
+def survey(path: pathlib.Path) -> tuple[dict[str, list[str]], list[Problem]]:
+    """Returns what `read_columns` does, and everything that it would refuse, which is then not all there.
+
+    A column that is there twice or misspelt is left out, and a row of too many or too few cells is blank.
+    Raises: DataError: a file that cannot be read or parsed as a table, or one without rows.
+    """
+    path = pathlib.Path(path)
+    where = called(path)
+    if not is_file(path):
+        raise errors.DataError(errors.describe("table missing", where, "a CSV or Parquet file", "no file"))
+    if path.suffix == ".csv":
+        columns, problems = _read_csv(path, where)
+    elif path.suffix in (".parquet", ".pq"):
+        columns, problems = _read_parquet(path, where)
+    else:
+        raise errors.DataError(errors.describe("table format", where, "a name ending in .csv or .parquet", repr(path.suffix)))
+    if not problems and not next(iter(columns.values())):
+        problems = [Problem(0, "", "rows", "at least one data row", "none")]
+    return columns, problems
+
+
 def is_file(path: pathlib.Path) -> bool:
-    """Whether there is a file that can be looked at; a name too long, a loop of links or a closed directory hide it."""
+    """Whether there is a file that can be looked at; a name too long or no name, a loop of links or a closed directory hide it."""
     try:
         return path.is_file()
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
-def _names(header: list[str], where: str) -> dict[int, str]:
-    """Returns the known name of each column position that is kept, after checking the header."""
-    names = [ALIASES.get(name.strip(), name.strip()) for name in header]
-    known = {position: name for position, name in enumerate(names) if name in _KNOWN}
+def _spelt(header: list[str]) -> list[str]:
+    return [ALIASES.get(name.strip(), name.strip()) for name in header]
+
+
+def _kept(header: list[str]) -> dict[int, str]:
+    """Returns the known name of each column position that is read; of a column that is there twice, the first."""
+    names = _spelt(header)
+    return {position: name for position, name in enumerate(names) if name in _KNOWN and names.index(name) == position}
+
+
+def _header_problems(header: list[str]) -> Iterator[Problem]:
+    names = _spelt(header)
     others = [name for name in names if name not in _KNOWN]
-    twice = sorted({name for name in known.values() if names.count(name) > 1})
-    if twice:
-        raise errors.DataError(errors.describe("header", where, "every column once", f"column {twice[0]!r} twice"))
+    hints = others if len(others) < len(names) else []  # a first row without any known name may be data
+    for name in sorted({name for name in names if name in _KNOWN and names.count(name) > 1}):
+        yield Problem(0, "", "header", "every column once", f"column {name!r} twice")
     for name in REQUIRED:
         if name not in names:
-            raise errors.DataError(errors.describe(f"column {name!r}", where, "it in the header", "no such column") + errors.suggest(name, others))
-    if not set(TEXTS) & set(names):
-        raise errors.DataError(
-            errors.describe("report text", where, "a column report_text, findings and impression, or report_path", "none of them")
-            + errors.suggest("report_text", others)
-        )
+            yield Problem(0, "", f"column {name!r}", "it in the header", "no such column" + errors.suggest(name, hints))
+    if not set(_WHOLE) & set(names):
+        found = "none of them" + errors.suggest("report_text", hints)
+        yield Problem(0, "", "report text", "a column report_text, findings and impression, or report_path", found)
     folded = {name.lower().replace(" ", "_"): name for name in _KNOWN if name not in names}
     for name in others:
-        near = difflib.get_close_matches(name.lower().replace(" ", "_"), folded, n=1, cutoff=_MISSPELT)
+        near = difflib.get_close_matches(name.lower().replace(" ", "_")[:100], folded, n=1, cutoff=_MISSPELT)
         if near:
             meant = folded[near[0]]
-            raise errors.DataError(errors.describe("header", where, f"column {meant!r}", f"{name!r}, which is spelt otherwise; did you mean {meant!r}?"))
-    return known
+            yield Problem(0, "", "header", f"column {meant!r}", f"{name!r}, which is spelt otherwise; did you mean {meant!r}?")
 
 
-def _read_csv(path: pathlib.Path, where: str) -> dict[str, list[str]]:
+def _read_csv(path: pathlib.Path, where: str) -> tuple[dict[str, list[str]], list[Problem]]:
     csv.field_size_limit(_FIELD_LIMIT)
-    row_number = 0
+    at = [0]
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = next(reader, [])
-            kept = _names(header, where)
-            columns: dict[str, list[str]] = {name: [] for name in kept.values()}
-            for row in reader:
-                if not row:
-                    continue
-                row_number += 1
-                if len(row) != len(header):
-                    raise errors.DataError(errors.describe("cells", f"{where}, data row {row_number}", str(len(header)), str(len(row))))
-                for position, name in kept.items():
-                    columns[name].append(row[position].strip())
+            return _parsed(stream, at)
     except UnicodeDecodeError as error:
-        raise errors.DataError(errors.describe("encoding", where, "UTF-8", f"other bytes after data row {row_number}")) from error
+        raise errors.DataError(errors.describe("encoding", where, "UTF-8", f"other bytes after data row {at[0]}")) from error
     except OSError as error:
         raise errors.DataError(errors.describe("table unreadable", where, "a readable file", type(error).__name__)) from error
     except csv.Error as error:
         raise errors.DataError(
-            errors.describe("damaged CSV", f"{where}, after data row {row_number}", "quoted cells that close", "a row that cannot be parsed")
+            errors.describe("damaged CSV", f"{where}, after data row {at[0]}", "quoted cells that close", "a row that cannot be parsed")
         ) from error
-    return columns
 
 
-def _read_parquet(path: pathlib.Path, where: str) -> dict[str, list[str]]:
+def _parsed(stream: TextIO, at: list[int]) -> tuple[dict[str, list[str]], list[Problem]]:
+    """Returns the columns and problems of an open CSV file; `at[0]` counts the data rows as they come."""
+    reader = csv.reader(stream, strict=True)
+    header = next(reader, [])
+    problems, kept = list(_header_problems(header)), _kept(header)
+    columns: dict[str, list[str]] = {name: [] for name in kept.values()}
+    for row in reader:
+        if not row:
+            continue
+        at[0] += 1
+        if len(row) != len(header):
+            problems.append(Problem(at[0], "", "cells", str(len(header)), str(len(row))))
+            row = [""] * len(header)
+        for position, name in kept.items():
+            columns[name].append(row[position].strip())
+    return columns, problems
+
+
+def _read_parquet(path: pathlib.Path, where: str) -> tuple[dict[str, list[str]], list[Problem]]:
     try:
         parquet = pq.ParquetFile(path)
         header = parquet.schema_arrow.names
-        kept = _names(header, where)
+        problems, kept = list(_header_problems(header)), _kept(header)
+        if any(header.count(header[position]) > 1 for position in kept):
+            return {}, problems
         table = parquet.read(columns=[header[position] for position in kept])
         table.validate(full=True)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -124,9 +157,10 @@ def _read_parquet(path: pathlib.Path, where: str) -> dict[str, list[str]]:
         column = table.column(header[position])
         expected = "strings, integers or floats" if name in LABELS else "strings or integers"
         if name not in _UNREAD and not _is_plain(column.type, floats=name in LABELS, nulls=name not in REQUIRED):
-            raise errors.DataError(errors.describe(f"type of column {name!r}", where, expected, str(column.type)))
-        columns[name] = [_cell(value) for value in column.to_pylist()]
-    return columns
+            problems.append(Problem(0, "", f"type of column {name!r}", expected, str(column.type)))
+        else:
+            columns[name] = [_cell(value) for value in column.to_pylist()]
+    return columns, problems
 
 
 def _is_plain(kind: pa.DataType, *, floats: bool, nulls: bool) -> bool:

@@ -10,10 +10,13 @@ Design note: one report per study. An archive with several texts for one study h
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from relink_jax import errors
+from relink_jax.cohort import paths
 from relink_jax.store import digests, files, tables
 
 LABELS = (
@@ -34,12 +37,16 @@ LABELS = (
 )
 BLANK = -2
 SPLITS = ("train", "validate", "test")
-VIEWS = ("PA", "AP", "LATERAL", "OTHER", "")
+VIEWS = ("PA", "AP", "FRONTAL", "LATERAL", "OTHER", "")  # FRONTAL: PA or AP, the archive does not say which
 EXPOSURES = ("seen", "unseen", "unknown")
+ORIGINS = (  # parts of published releases, which models were or were not trained on; '' where unknown
+    *("mimic-cxr/train", "mimic-cxr/validate", "mimic-cxr/test", "chexpert-plus/train", "chexpert-plus/valid", "openi"),
+    *("rexgradient/train", "rexgradient/valid", "rexgradient/test", "padchest", ""),
+)
 
 _RECORD = "cohort.json"
-_IMAGES = ("image_key", "image_study", "image_path", "image_view", "image_prior")
-_STUDIES = ("study_key", "study_patient", "study_split", "study_site", "study_exposure", "study_text", "study_has_labels")
+_IMAGES = ("image_key", "image_study", "image_source", "image_path", "image_view", "image_prior")
+_STUDIES = ("study_key", "study_patient", "study_split", "study_site", "study_exposure", "study_origin", "study_text", "study_has_labels")
 _SECRET = ("image_key", "study_key", "patient_key", "text_key")
 
 
@@ -56,16 +63,19 @@ class Cohort:
     """All NumPy, image i in [I), study s in [S), patient p in [P), unique text u in [U).
 
     `study_labels` int8 [S, 14] holds 1, 0, -1 (uncertain) or `BLANK` (not mentioned); where `study_has_labels` is false
-    the row is all blank because nobody labelled the study. `image_path` is relative to `image_root`. `image_prior` int32 [I]
-    is the earlier image of the same patient that an image is to be compared with, -1 for none. `counts` records every
-    inclusion decision. Raises: DataError: arrays that do not fit together, a patient in two splits.
+    the row is all blank because nobody labelled the study. `image_path` is relative to the one of `image_roots` whose number
+    `image_source` int32 [I] holds. `image_prior` int32 [I] is the earlier image of the same patient that an image is to be
+    compared with, -1 for none. `study_origin` is one of `ORIGINS`. `counts` records every inclusion decision, `recipe` the
+    declared choices behind them as JSON-ready fields (`recipes.Recipe.record`), empty where there were none.
+    Raises: DataError: arrays that do not fit together, a patient in two splits.
     """
 
     name: str
     synthetic: bool
-    image_root: pathlib.Path
+    image_roots: tuple[pathlib.Path, ...]
     image_key: np.ndarray
     image_study: np.ndarray
+    image_source: np.ndarray
     image_path: np.ndarray
     image_view: np.ndarray
     image_prior: np.ndarray
@@ -74,6 +84,7 @@ class Cohort:
     study_split: np.ndarray
     study_site: np.ndarray
     study_exposure: np.ndarray
+    study_origin: np.ndarray
     study_text: np.ndarray
     study_labels: np.ndarray
     study_has_labels: np.ndarray
@@ -81,15 +92,17 @@ class Cohort:
     text: list[str]
     text_key: np.ndarray
     counts: dict[str, int]
+    recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = {"image": len(self.image_key), "study": len(self.study_key), "patient": len(self.patient_key), "text": len(self.text)}
         for field in dataclasses.fields(self):
             kind = field.name.split("_")[0]
-            if "_" in field.name and kind in sizes and field.name != "image_root" and len(getattr(self, field.name)) != sizes[kind]:
+            if "_" in field.name and kind in sizes and field.name != "image_roots" and len(getattr(self, field.name)) != sizes[kind]:
                 raise errors.DataError(errors.describe(f"column {field.name}", "cohort", f"{sizes[kind]} rows", str(len(getattr(self, field.name)))))
         for name, kind in (("image_study", "study"), ("study_patient", "patient"), ("study_text", "text")):
             self._check_index(name, sizes[kind])
+        self._check_index("image_source", len(self.image_roots))
         self._check_priors()
         if self.study_labels.shape != (sizes["study"], len(LABELS)) or not np.isin(self.study_labels, (1, 0, -1, BLANK)).all():
             raise errors.DataError(
@@ -108,6 +121,10 @@ class Cohort:
         leaked = len(pairs) - len({patient for patient, _ in pairs})
         if leaked:
             raise errors.DataError(errors.describe("patients in two splits", "cohort", "every patient in one split", f"{leaked} in more"))
+
+    def image_file(self, row: int) -> pathlib.Path:
+        """Returns where image `row` lies; `DataError` for a path that leads out of its root."""
+        return paths.inside(self.image_roots[self.image_source[row]], str(self.image_path[row]), called(row))
 
     def select(self, split: str | None = None, site: str | None = None) -> Selection:
         """Returns the studies (with at least one image) of a split and site, and their images; None means all.
@@ -128,9 +145,9 @@ class Cohort:
         return Selection(images, np.unique(self.image_study[images]).astype(np.int32))
 
     def digest(self) -> str:
-        """Returns the SHA-256 of the content: structure, labels, texts and counts.
+        """Returns the SHA-256 of the content: structure, labels, texts, counts and recipe.
 
-        Keys and `image_root` are left out, so that two runs over the same archive agree although their secrets differ.
+        Keys and `image_roots` are left out, so that two runs over the same archive agree although their secrets differ.
         """
         arrays: dict[str, np.ndarray] = {}
         for name in (*_IMAGES, *_STUDIES, "study_labels"):
@@ -138,7 +155,8 @@ class Cohort:
                 array = getattr(self, name)
                 arrays[name] = _bytes(array.tolist()) if array.dtype == object else array
         arrays["text"] = _bytes(self.text)
-        return digests.value_digest({"name": self.name, "synthetic": self.synthetic, "counts": self.counts, "arrays": digests.arrays_digest(arrays)})
+        named = {"name": self.name, "synthetic": self.synthetic, "recipe": dict(self.recipe), "counts": self.counts}
+        return digests.value_digest({**named, "arrays": digests.arrays_digest(arrays)})
 
     def save(self, directory: pathlib.Path) -> str:
         """Writes four Parquet tables and, last, `cohort.json`; returns the digest.
@@ -151,7 +169,8 @@ class Cohort:
         tables.write_table(directory / "patients.parquet", {"patient_key": self.patient_key})
         tables.write_table(directory / "texts.parquet", {"text_key": self.text_key, "text": self.text})
         digest = self.digest()
-        files.write_json(directory / _RECORD, {"name": self.name, "synthetic": self.synthetic, "counts": self.counts, "digest": digest})
+        recipe = {"recipe": dict(self.recipe), "recipe_sha256": digests.value_digest(dict(self.recipe))}
+        files.write_json(directory / _RECORD, {"name": self.name, "synthetic": self.synthetic, **recipe, "counts": self.counts, "digest": digest})
         return digest
 
     def _check_index(self, name: str, size: int, lowest: int = 0) -> None:
@@ -168,12 +187,18 @@ class Cohort:
             raise errors.DataError(errors.describe("prior images", "cohort", "another image of the same patient", f"{wrong} that are none"))
 
 
-def load(directory: pathlib.Path, image_root: pathlib.Path) -> Cohort:
-    """Returns the cohort saved in `directory`, with its images under `image_root`.
+def called(row: int) -> str:
+    """Returns how errors call an image of the cohort."""
+    return f"image {row + 1} of the cohort, counted from 1"
+
+
+def load(directory: pathlib.Path, image_roots: pathlib.Path | Sequence[pathlib.Path]) -> Cohort:
+    """Returns the cohort saved in `directory`, with its images under `image_roots`: one directory, or one per part in the order of `assemble`.
 
     Raises: StoreError: no finished cohort there, a damaged table, or tables that do not belong together.
     """
-    record = files.read_object(directory / _RECORD, {"name": str, "synthetic": bool, "counts": dict, "digest": str})
+    record = files.read_object(directory / _RECORD, {"name": str, "synthetic": bool, "recipe": dict, "counts": dict, "digest": str})
+    roots = (image_roots,) if isinstance(image_roots, str | pathlib.Path) else image_roots
     parts = {name: tables.read_table(directory / f"{name}.parquet") for name in ("images", "studies", "patients", "texts")}
     try:
         columns = {name: parts["images"][name] for name in _IMAGES} | {name: parts["studies"][name] for name in _STUDIES}
@@ -184,10 +209,11 @@ def load(directory: pathlib.Path, image_root: pathlib.Path) -> Cohort:
         cohort = Cohort(
             record["name"],
             record["synthetic"],
-            pathlib.Path(image_root),
+            tuple(map(pathlib.Path, roots)),
             study_labels=labels,
             text=list(parts["texts"]["text"]),
             counts=record["counts"],
+            recipe=record["recipe"],
             **columns,
         )
     except (errors.DataError, KeyError, TypeError, ValueError) as error:

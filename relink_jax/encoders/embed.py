@@ -28,7 +28,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from relink_jax import errors
-from relink_jax.cohort import images as cohort_images
+from relink_jax.cohort import pictures as pictures_lib
+from relink_jax.cohort import schema
 from relink_jax.encoders import preprocess, specs, steps, tokenize, towers
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import progress
@@ -53,12 +54,13 @@ def embed_images(
     precision: str = "float32",
     map_dtype: str = "float32",
     missing: np.ndarray | None = None,
+    pictures: Any = None,
 ) -> str:
     """Writes features [n, F] or [n, P, F] of the cohort's images `image_rows` [n] and returns the manifest's digest.
 
     Args:
         params: `Converted.params`; only 'image' is used.
-        cohort: a `cohort.schema.Cohort`; its `image_root` and `image_path` are read, and with `missing` its `image_prior`.
+        cohort: a `cohort.schema.Cohort`; the image files that it names are read, and with `missing` its `image_prior`.
         batch_size: images (or images with their priors) per device step over all devices, rounded up to a multiple of the device count.
         shard_rows: rows per shard; fewer for maps, of which a shard holds at most `SHARD_BYTES`.
         identity: what the features depend on (weights, cohort); a resume under another identity is refused.
@@ -66,19 +68,25 @@ def embed_images(
         map_dtype: what maps are stored in, 'float32' or 'float16'; vectors are always float32.
         missing: `missing` [J] of the model's image head as published; with it every image is compared with its prior, see the module,
             and the identity says so.
+        pictures: gives image i by `read(i)`; default, the cohort's files (`cohort.pictures.Files`) with DICOM read as the model's authors do.
+            For others, such as records built once, `identity` says what they are.
 
+    What was decided about the images of this run's rows (depth, inversion, windows) is added up over resumes in the manifest's 'decisions'.
     Raises: DataError: an unreadable image, or features that are not finite. StoreError: shards of another run.
         UsageError: an unknown precision or dtype, or `missing` for a model that compares no images.
     """
-    recipe, root, side = preprocess.recipe_for(spec), pathlib.Path(cohort.image_root), spec.image.image_size
+    recipe, side = preprocess.recipe_for(spec), spec.image.image_size
+    if pictures is None:
+        pictures = pictures_lib.Files(cohort, dicom=preprocess.dicom_mode(spec))
+    source: dict[str, str] = pictures.identity if isinstance(pictures, pictures_lib.Files) else {}
+    counted = pictures.of if isinstance(pictures, pictures_lib.Files) else None
 
     def load(row: int) -> np.ndarray:
-        where = f"image {row + 1} of the cohort, counted from 1"
-        image = cohort_images.read_image(root / cohort.image_path[row], where)
+        image = pictures.read(row)
         try:
             plane = recipe.plane(image)
         except errors.DataError as error:
-            raise errors.DataError(f"{where}: {error}") from error
+            raise errors.DataError(f"{schema.called(row)}: {error}") from error
         if plane.shape != (side, side):
             raise errors.DataError(
                 errors.describe(
@@ -92,18 +100,18 @@ def embed_images(
         return load(row) if prior < 0 else np.stack([load(row), load(prior)])
 
     inputs = {"params": params["image"]} | ({} if recipe.levels is None else {"levels": recipe.levels})
-    identity = {**identity, "preprocess": digests.value_digest(dataclasses.asdict(recipe))}
+    identity = {**identity, **source, "preprocess": digests.value_digest(dataclasses.asdict(recipe))}
     dtype = _chosen("map_dtype", map_dtype, MAP_DTYPES) if len(spec.image.features) > 1 else np.float32
     run = _Run(spec, "image", directory, mesh, batch_size, shard_rows, precision, np.dtype(dtype), missing)
     if missing is None:
-        return run.embed(inputs, load, image_rows, identity)
+        return run.embed(inputs, load, image_rows, identity, counted=counted)
     if missing.shape != towers.prior_shape(spec):
         expected = f"a stand-in of shape {towers.prior_shape(spec)}" if towers.prior_shape(spec) else "none, since the model compares no images"
         raise errors.UsageError(errors.describe("prior images", f"model {spec.name!r}", expected, f"one of shape {missing.shape}"))
     priors = cohort.image_prior[image_rows]
     paired = priors >= 0
     seen = {"prior": "table", "images_with_prior": int(paired.sum()), "prior_sha256": digests.arrays_digest({"index": priors, "missing": missing})}
-    return run.embed(inputs, load_both, image_rows, {**identity, **seen}, paired=paired)
+    return run.embed(inputs, load_both, image_rows, {**identity, **seen}, paired=paired, counted=counted)
 
 
 def embed_texts(
@@ -164,8 +172,12 @@ class _Run:
         *,
         lengths: np.ndarray | None = None,
         paired: np.ndarray | None = None,
+        counted: Callable[[np.ndarray], Mapping[str, int]] | None = None,
     ) -> str:
-        """Writes the features of `rows`, whose inputs `load` gives, and returns the manifest's digest; `lengths` and `paired` as in `steps.planned`."""
+        """Writes the features of `rows`, whose inputs `load` gives, and returns the manifest's digest; `lengths` and `paired` as in `steps.planned`.
+
+        `counted` gives the decisions made about some rows that are loaded.
+        """
         rows = np.asarray(rows, np.int32)
         if not len(rows):
             raise errors.DataError(errors.describe("nothing to embed", self.what, "at least one row", "none"))
@@ -186,7 +198,8 @@ class _Run:
                     table = np.empty((step.stop - step.start, *features.shape[1:]), self.dtype)
                 table[step.places - step.start] = features
                 if step.last:
-                    writer.write(step.shard, {"features": table, "index": rows[step.start : step.stop]})
+                    index = rows[step.start : step.stop]
+                    writer.write(step.shard, {"features": table, "index": index}, counted(index) if counted else None)
                     table = None
                 bar.update(len(step.places))
         return writer.finish()

@@ -19,7 +19,7 @@ from relink_jax import errors
 from relink_jax.encoders import recipes, specs
 from relink_jax.encoders.recipes import RECIPES, to_uint8
 
-__all__ = ["FILE", "OWN", "RECIPES", "PreprocessSpec", "normalised", "pixels", "read_spec", "recipe_for", "resized", "to_uint8"]
+__all__ = ["FILE", "OWN", "RECIPES", "PreprocessSpec", "dicom_mode", "normalised", "pixels", "read_spec", "recipe_for", "resized", "to_uint8"]
 
 FILE = "preprocessor_config.json"
 OWN = "hf"
@@ -100,6 +100,11 @@ def recipe_for(spec: specs.VLMSpec) -> recipes.Recipe:
         expected = f"one of {', '.join(map(repr, (OWN, *RECIPES)))}"
         raise errors.UsageError(errors.describe("preprocessing", f"model {spec.name!r}", expected, repr(spec.recipe)) + errors.suggest(spec.recipe, RECIPES))
     return found
+
+
+def dicom_mode(spec: specs.VLMSpec) -> str:
+    """Returns how DICOM files become the image that this model's recipe starts from: one of `cohort.greyscale.MODES`."""
+    return recipes.DICOM.get(spec.recipe, "standard")
 
 
 def pixels(image: np.ndarray, spec: PreprocessSpec) -> np.ndarray:

@@ -235,3 +235,14 @@ RECIPES: dict[str, Recipe] = {
     # gloria models/gloria_model.py `process_img`
     "gloria": Recipe((_GREY, Step("long_side_area", (256,)), Step("pad_square", (256,)), Step("crop", (224, 224, "even"))), **_HALF),
 }
+
+# How DICOM files become the grey image that a recipe starts from, `cohort.greyscale.MODES`; 'standard' for every other recipe. BioViL's
+# authors read DICOM so (hi-ml-multimodal, image/data/io.py); the others were trained on MIMIC-CXR-JPG or CheXpert and bring no DICOM code.
+# CXR-CLIP was trained on MIMIC-CXR-JPG too, but its authors' own DICOM code is the standard way (datasets/README.md).
+DICOM: dict[str, str] = {
+    "biovil": "raw",
+    "biovil_t": "raw",
+    "chexzero": "jpg_release",
+    "medclip": "jpg_release",
+    "gloria": "jpg_release",
+}

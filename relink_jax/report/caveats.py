@@ -44,26 +44,7 @@ def limits(evidence: Evidence) -> list[tuple[str, Fragments]]:
         items.append(("An attacker who keeps the original", [
             "New heads protect only embeddings made with them. Whoever holds the original heads, or the features before the head, has the risk of the original row."]))  # fmt: skip
         items.append(("Protection of the audited patients", _dp_scope(evidence)))
-    exposure = data.get("exposure") or {}
-    seen: Fragments = []
-    for name in exposure:
-        seen += [
-            ", " if seen else "",
-            name.replace("_", " "),
-            " ",
-            evidence.book.number("count", f"studies with exposure {name}, {dataset}", (file, f"/data/exposure/{values.escape(name)}")),
-        ]
-    if seen:
-        items.append(
-            (
-                "Memory against generalisation",
-                ["Whether the encoders saw these studies in pretraining changes what the numbers mean. Studies by recorded exposure: ", *seen, "."],
-            )
-        )
-    else:
-        items.append(
-            ("Memory against generalisation", ["Whether the encoders saw these studies in pretraining was not recorded. It changes what the numbers mean."])
-        )
+    items.append(("Memory against generalisation", _memory(evidence, dataset)))
     if data.get("text_field"):
         items.append(("Other text", [f"The report text used is {data['text_field']}. Other sections carry other identifying detail and give other numbers."]))
     items.append(("Same patient", [SAME_PATIENT[protocol["same_patient"]]]))
@@ -177,3 +158,26 @@ def _all_runs(ledger: dict[str, Any], number: Callable[..., Fragments]) -> list[
         return []
     spent = number("small", "epsilon of all runs", "/epsilon_all_runs/rdp") if total["rdp"] is not None else ["not bounded"]
     return [("\N{GREEK SMALL LETTER EPSILON} with earlier runs", [*spent, " over ", *number("count", "released runs", "/epsilon_all_runs/runs"), " runs"])]
+
+
+def _memory(evidence: Evidence, dataset: str) -> Fragments:
+    """Returns what the subject's training has seen of the studies, and Recall@1 of seen and unseen ones where it has seen some."""
+    file = evidence.file(evidence.subject, dataset) or evidence.document(dataset)[0]
+    document = evidence.documents[file]
+    model, exposure = document["model"]["name"], document["data"].get("exposure") or {}
+    if not exposure:
+        return ["Whether the encoders saw these studies in pretraining was not recorded. It changes what the numbers mean."]
+    told: Fragments = [f"Whether an encoder saw these studies in pretraining changes what the numbers mean. Studies by what is known of {model}: "]
+    for place, name in enumerate(exposure):
+        number = evidence.book.number("count", f"studies with exposure {name}, {dataset}", (file, f"/data/exposure/{values.escape(name)}"))
+        told += [", " if place else "", name, " ", number]
+    told.append(".")
+    pool = evidence.headline(dataset)
+    for index, entry in enumerate(document.get("by_exposure", [])):
+        if entry["k"] == 1 and (entry["N"] == pool and not entry["full"] if pool else entry["full"]):
+            cell = evidence.cell(
+                file, f"/by_exposure/{index}", "percent", f"Recall@1 of studies with exposure {entry['exposure']}, {model}, {dataset}, N={pool}"
+            )
+            told += [f" Recall@1 where they are {entry['exposure']}: ", cell.value] if cell.value else []
+            told += [" (", cell.low, " to ", cell.high, ")."] if cell.value and cell.low and cell.high else ["."] if cell.value else []
+    return told

@@ -18,7 +18,7 @@ METRICS = ("recall", "mrr", "mean_rank", "auc_within_query")
 DIRECTIONS = ("i2r", "r2i")
 REQUIRED_SECTIONS = ("schema_version", "run", "data", "model", "protocol", "counts", "metrics", "utility", "warnings")
 PROTOCOL = ("same_patient", "label_policy", "ties", "truth", "attack", "precision")  # rules that results on one page share
-OPTIONAL_SECTIONS = ("content_sha256", "paired", "checks", "files", "risk", "open_set", "verification", "selective", "bits", "hubness")
+OPTIONAL_SECTIONS = ("content_sha256", "paired", "by_exposure", "checks", "files", "risk", "open_set", "verification", "selective", "bits", "hubness")
 
 Rule = tuple[str, Callable[[Any], bool]]
 
@@ -114,6 +114,7 @@ def validate(result: Any, where: str = "results") -> None:
     _list(result["metrics"], where, "/metrics", lambda entry, at: _metric(entry, where, at, bool(result["warnings"])))
     _list(result["utility"]["probe"], where, "/utility/probe", lambda entry, at: _probe(entry, where, at))
     _list(result["utility"].get("paired", []), where, "/utility/paired", lambda entry, at: _paired(entry, where, at, _PAIRED_PROBE))
+    _list(result.get("by_exposure", []), where, "/by_exposure", lambda entry, at: _metric(entry, where, at, bool(result["warnings"])))
     _list(result.get("paired", []), where, "/paired", lambda entry, at: _paired(entry, where, at, _PAIRED))
     keys = [tuple(entry[name] for name in ("name", "k", "N", "full", "direction", "stratum")) for entry in result["metrics"]]
     twice = next((index for index, key in enumerate(keys) if key in keys[:index]), None)

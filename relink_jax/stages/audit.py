@@ -13,7 +13,7 @@ from relink_jax.audit import comparison, importer, result
 from relink_jax.audit import inputs as inputs_lib
 from relink_jax.audit import run as audit_run
 from relink_jax.cohort import schema
-from relink_jax.encoders import specs
+from relink_jax.encoders import exposure, specs
 from relink_jax.retrieval import loop
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import provenance
@@ -39,7 +39,7 @@ def run(config: config_lib.RunConfig, workdir: str, *, model: str | None = None)
         if config.embeddings:
             return _brought(config, found, mesh)
         models = context.models_of(config, model)
-        cohort = context.load_cohort(config, found)
+        cohort = context.load_cohort(found)
         arms = {name: context.made_arms(config, found, name) for name in models}
         sets = context.evaluation_sets(config, cohort)
         audited = {(name, chosen.name): _audit_arms(config, found, cohort, name, arms[name], chosen, mesh) for chosen in sets for name in models}
@@ -77,10 +77,11 @@ def _audit_arms(
 ) -> dict[str, result.AuditResult]:
     """Returns the audit of every arm of one model on one set."""
     audited, ensemble = {}, ensembles.load(found, model)
+    seen = _exposure(found, model, cohort, chosen.selection.studies)
     for arm in arms:
         images, texts = context.embeddings(found, model, arm, config.embed.shard_rows)
         try:
-            audited[arm] = _audit(config, _inputs(cohort, chosen.selection, images, texts), mesh, _counting(found, f"{model}__{arm}__{chosen.name}"))
+            audited[arm] = _audit(config, _inputs(cohort, chosen.selection, images, texts, seen), mesh, _counting(found, f"{model}__{arm}__{chosen.name}"))
             audited[arm].warnings.extend(context.encoding_warnings(context.encoding(found, model)) + ([ensemble.warning] if ensemble else []))
         except errors.RelinkError as error:
             raise type(error)(f"{chosen.name}, {model} with {arm} heads: {error}") from error
@@ -96,7 +97,7 @@ def _save(
     audited: dict[str, result.AuditResult],
 ) -> dict[str, result.AuditResult]:
     """Writes the audits of one model's arms, with their paired change against the original and the noise-only heads, and returns them by stem."""
-    record, data = _run_record(config, found), _data_record(config, cohort, chosen)
+    record, data = _run_record(config, found), _data_record(config, cohort, chosen, _exposure(found, model, cohort, chosen.selection.studies))
     stems = {arm: f"{model}__{arm}__{chosen.name}" for arm in audited}
     for arm, one in audited.items():
         others = [other for other in ("original", context.NOISE_ONLY) if other in audited and other != arm]
@@ -138,7 +139,13 @@ def _audit(config: config_lib.RunConfig, prepared: inputs_lib.AuditInputs, mesh:
     )
 
 
-def _inputs(cohort: schema.Cohort, chosen: schema.Selection, images: RowSource, texts: RowSource) -> inputs_lib.AuditInputs:
+def _exposure(found: workdir_lib.Workdir, model: str, cohort: schema.Cohort, studies: np.ndarray) -> np.ndarray:
+    """Returns whether the training of a model has seen each of `studies`: 'seen', 'unseen' or 'unknown', object array."""
+    recorded = [specs.Exposure(**dict(one)) for one in _facts(found, model)["exposure"]]
+    return exposure.of_studies(recorded, cohort.study_origin[studies], cohort.study_exposure[studies])
+
+
+def _inputs(cohort: schema.Cohort, chosen: schema.Selection, images: RowSource, texts: RowSource, seen: np.ndarray) -> inputs_lib.AuditInputs:
     """Returns one evaluation set's inputs, joined by study number; the ids are the workdir's keyed pseudonyms."""
     studies = chosen.studies
     return inputs_lib.prepare(
@@ -150,6 +157,7 @@ def _inputs(cohort: schema.Cohort, chosen: schema.Selection, images: RowSource, 
         labels=cohort.study_labels[studies],
         has_labels=cohort.study_has_labels[studies],
         image_id=cohort.image_key[chosen.images],
+        study_exposure=seen,
         keep_ids=True,
     )
 
@@ -167,8 +175,8 @@ def _run_record(config: config_lib.RunConfig, found: workdir_lib.Workdir) -> dic
     return described | {"config_sha256": digests.value_digest(config_lib.to_dict(config)), "git_commit": provenance.commit()} | provenance.versions()
 
 
-def _data_record(config: config_lib.RunConfig, cohort: schema.Cohort, chosen: context.EvaluationSet) -> dict[str, Any]:
-    exposures, counts = np.unique(cohort.study_exposure[chosen.selection.studies].astype(str), return_counts=True)
+def _data_record(config: config_lib.RunConfig, cohort: schema.Cohort, chosen: context.EvaluationSet, seen: np.ndarray) -> dict[str, Any]:
+    exposures, counts = np.unique(seen.astype(str), return_counts=True)
     return {
         "name": chosen.name,
         "synthetic": cohort.synthetic,
@@ -176,9 +184,11 @@ def _data_record(config: config_lib.RunConfig, cohort: schema.Cohort, chosen: co
         "site": chosen.site,
         "split": context.TEST,
         "cohort_sha256": cohort.digest(),
-        "text_field": config.cohort.text_field,
-        "view_filter": list(config.cohort.views),
-        "exposure": {name or "unknown": int(count) for name, count in zip(exposures, counts, strict=True)},
+        "text_field": cohort.recipe["text_field"],
+        "view_filter": list(cohort.recipe["views"]),
+        "recipe": dict(cohort.recipe),
+        "recipe_sha256": digests.value_digest(dict(cohort.recipe)),
+        "exposure": {name: int(count) for name, count in zip(exposures, counts, strict=True)},
     }
 
 
@@ -190,9 +200,14 @@ def _model_record(found: workdir_lib.Workdir, model: str, arm: str) -> dict[str,
         return {"name": model, "head": arm, "dp": None, **joint, **_known(ensemble.facts), **features}
     converted = checkpoints.provenance_of(found.model(model))
     _, card, ledger = context.load_arm(found, model, arm)
-    spec = dataclasses.asdict(specs.from_json(converted["model"], found.model(model)))
     described = {"name": model, "head": arm, "dp": context.spent(ledger), "weights_sha256": converted["source_sha256"], "heads_sha256": card["heads_sha256"]}
-    return {**described, **_known(spec), **features}
+    return {**described, **_known(_facts(found, model)), **features}
+
+
+def _facts(found: workdir_lib.Workdir, model: str) -> dict[str, Any]:
+    """Returns the fields of a model's spec, of an ensemble's what its members share."""
+    ensemble = ensembles.load(found, model)
+    return ensemble.facts if ensemble else dataclasses.asdict(specs.from_json(checkpoints.provenance_of(found.model(model))["model"], found.model(model)))
 
 
 def _known(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from relink_jax import config as config_lib
 from relink_jax.encoders import published
+from relink_jax.stages import notes
 
 EXIT_CODES = "0 done, 2 usage, 65 bad data, 70 internal or failed self-check, 74 store damaged or foreign, 75 resumable stop"
 
@@ -43,94 +44,6 @@ _EMBEDDINGS = Alias(
     "embeddings",
     "directory of precomputed embeddings (npy, npz, safetensors, Parquet or img_emb/ text_emb/ metadata/); no encoder is loaded",
 )
-_TABLE_NOTES = """the pairs table (CSV or Parquet), one row per image-report pair:
-  image_path, patient_id, study_id       required; the path is relative to cohort.image_root; ids are read as text
-  findings and impression, or            required: one of these three forms of the report
-    report_text, or report_path
-  split                                  optional: train, validate or test, one per patient; without it all rows are audited, none trained on
-  site                                   optional: each site is a database of its own; one without training rows is external
-  prior_image_id                         optional: image_id of the patient's earlier image that an image is compared with (embed.prior=table)
-  image_id, report_id, view, pretrain_exposure, study_order, age_years, sex, label_source     optional
-  No Finding ... Support Devices         optional: the 14 CheXpert observations as 1, 0, -1 (uncertain) or blank
-images: 8- or 16-bit PNG, or JPEG"""
-_EMBEDDINGS_NOTES = """what --embeddings=DIR may hold; rows are joined by study id, never by position:
-  images [Q, D], texts [S, D]            embeddings, one text row per study
-  image_study [Q], text_study [S]        study ids of both
-  patient [S]                            patient id of each study
-  labels [S, 14]                         optional: 1, 0, -1 (uncertain), blank; enables label-matched candidates
-in any mix of these files:
-  embeddings.npz, embeddings.safetensors arrays under the names above
-  NAME.npy                               one array each, such as images.npy and text_study.npy
-  images.parquet                         columns study_id, embedding, [patient_id, image_id]
-  texts.parquet                          columns study_id, patient_id, embedding, [labels]
-  labels.parquet or labels.csv           columns study_id and one per label
-or one image-report pair per row of everything:
-  img_emb/img_emb_0.npy, text_emb/text_emb_0.npy, metadata/metadata_0.parquet (study_id, patient_id, [image_id, labels])"""
-_ROAD_NOTES = """the same road on your own pairs table and checkpoint, stage by stage (settings are recorded in the workdir, so give them once):
-  relink cohort --config.cohort.source=table --config.cohort.table=pairs.csv --config.cohort.image_root=png --workdir=out
-  relink convert --source=my_clip --workdir=out      your checkpoint instead of the packaged models
-  relink embed --workdir=out                         frozen features
-  relink heads --workdir=out                         mitigation; needs rows of split 'train'; leave it out to audit only
-  relink audit --workdir=out
-  relink probe --workdir=out                         price; needs labels in splits 'train' and 'validate'
-  relink report --workdir=out                        the page; check it with: relink report --check --workdir=out"""
-_CHECKPOINT_NOTES = """what --source=DIR must hold, as published:
-  the weights: model.safetensors, flax_model.msgpack, or a torch file (.bin, .pt, .tar, .ckpt), read without torch and without running anything
-  in it; BioViL's two files together; all shards of a model.safetensors.index.json; of several formats of one model only the first is read;
-  --source=FILE names one of several models; the SHA-256 of each file is printed, and --sha256 asks for it the next time
-  config.json where the model has one, preprocessor_config.json (CLIP, SigLIP), and the tokenizer's files: tokenizer.json, or vocab.json with
-  merges.txt (CLIP); vocab.txt (BERT); spiece.model (SigLIP)
-  DIR may also be a directory of the Hugging Face cache (models--ORG--NAME); nothing is looked up on the network
-what a checkpoint is, is told by its keys; its geometry by config.json, or by the published model that --model (or --entry) names, or in
-  OpenAI's own layout (ViT-B-32.pt) by the shapes
-every tensor must find its place and every parameter its tensor; what does not fit is named
-several members of one ensemble (CheXzero's ten best_*.pt): --ensemble takes every weight file of DIR, in the order of their names; each is
-  embedded and audited by itself, and the ensemble by the mean of their cosine similarities (its authors average probabilities, and
-  reports have none); the members can be mitigated and exported, their ensemble cannot in this version
-TorchScript programs and pickles of whole objects need --trust_pickle and pip install 'relink_jax[convert]': torch then runs them
---to=hf writes towers and heads back, float32, every tensor of the source, into WORKDIR/export/MODEL/ARM"""
-_CONTROLS_NOTES = """after cohort, convert and embed: trains every control of the mitigated model's heads on cached features, several draws each, and measures
-linkage (plain cosine, and an attacker who re-fits the space on other people's pairs) and utility of each on held-out people of the training site;
-results/controls.json, report/controls.html and report/controls.png. Nothing of it is released: seeds are disclosed, and choosing by the figure is
-tuning on held-out people. Finished conditions are kept in the workdir and not run again.
-  relink controls --config.controls.seeds=3 --config.controls.only=noise_only_0.34,dp_0.34,rotation --workdir=out"""
-_BENCH_NOTES = """embed: both sides get random weights of the model's geometry, the same batch and padding, float32, and one thread per CPU, in turns in
-one process; needs torch (pip install 'relink_jax[convert]'), and no checkpoint
-  relink bench embed --model=biomedclip --batch=8
-retrieval: the counting pass, first held against float64, takes turns with the bare product of its tiles, with everything an audit asks of it,
-and with the peers of --peers that are installed; a case for every combination of candidates, dim, k and precision; memory at the peak
-  relink bench retrieval --candidates=43793 --k=10 --json=bench.json
-  relink bench retrieval --candidates=29296 --dim=128,512,768,1152 --k=10 --peers=none
-  relink bench retrieval --candidates=43793 --k=10 --precision=float32,bf16x3,bf16,tf32 --peers=torch,faiss
-on a GPU the same command measures float32, bf16x3 and bf16 with equal counts, against torch and FAISS on that GPU, and extrapolates the
-seconds of 406,241 x 406,241:
-  XLA_PYTHON_CLIENT_PREALLOCATE=false relink bench retrieval --candidates=406241 --k=10 --json=gpu.json
-curve: Recall@k and MRR at 30 pool sizes of drawn counts, and their largest error against exact integers, up to 10,000,000 candidates
-  relink bench curve --candidates=43793
-heads: a private step on projection heads of every form against a step without privacy, and against vmap(grad), jax_privacy and Opacus
-  relink bench heads --form=linear --batch=1024 --rounds=3
-  relink bench heads --form=mlp,patch --peers=none
-growth: from a base case, one thing varied at a time: candidates, queries, D, strata, k and devices; times and memory as multiples of the base's
-  relink bench growth --plot=growth.png --json=growth.json
-  relink bench growth --candidates=20000 --queries=512 --dim=128 --rounds=3
-profile: where the time of one plain counting pass goes, operation by operation, beside the bare product of its tiles
-  relink bench profile --candidates=43793 --dim=128 --k=10"""
-
-_ACCOUNTANTS_NOTES = """compare: RUN is a privacy_ledger.json, or a directory that holds some. Every run is priced again from its own mechanism at one delta, by both
-accountants; said in other words (another adjacency, another unit, what an attacker gains), each exact or a bound; and red-flagged where
-its number promises nothing. Runs on the same people are composed, never added
-  relink accountants compare out/heads
-  relink accountants compare patient_run pair_run --convert --per_patient=5 --page=accounts.html --json=accounts.json
-runs that protect different units, or by another adjacency, make different promises: they are shown and not ranked, unless --convert says
-how; --rank makes that an error
-plan: exactly three of --batch, --iterations (or --epochs), --noise_multiplier and --epsilon; the fourth is found
-  relink accountants plan --units=65379 --delta=6e-6 --batch=1024 --epochs=5 --epsilon=0.34          the noise it takes
-  relink accountants plan --units=65379 --delta=6e-6 --batch=1024 --epochs=5 --noise_multiplier=2    the epsilon it costs
-  relink accountants plan --units=65379 --delta=6e-6 --batch=1024 --noise_multiplier=2 --epsilon=1 --accountant=pld
-audit: attacks every objective on crafted data: sound claims must hold, the unsound in-batch one and wrong noise must be caught; with a workdir
-that has features, also the configured mechanism and sibling runs of it with canaries among the training pairs, recorded in the ledger
-  relink accountants audit --json=gate.json
-  relink accountants audit --workdir=out --canaries=500"""
 
 
 def _names(names: Iterable[str]) -> str:
@@ -144,7 +57,7 @@ STAGES = {
         ("models", "mitigate", "arms", "cohort", "heads", "report"),
         "relink demo --workdir=out",
         (_PATIENTS,),
-        notes=_ROAD_NOTES,
+        notes=notes.ROAD,
     ),
     "plan": Stage(
         "what a run will cost before it starts: memory, FLOPs, disk, epsilon",
@@ -160,11 +73,26 @@ STAGES = {
         needs_workdir=False,
     ),
     "cohort": Stage(
-        "read a pairs table (or generate the synthetic cohort) and check it",
+        "read archives or a pairs table into a cohort, or check them, count them, write synthetic ones, build records, purge",
         ("cohort",),
         "relink cohort --config.cohort.source=table --config.cohort.table=pairs.csv --config.cohort.image_root=png --workdir=out",
-        (_PATIENTS,),
-        notes=_TABLE_NOTES,
+        (
+            _PATIENTS,
+            Alias("limit", "", "check: rows shown of each problem's (default 20)"),
+            Alias("csv", "", "check, report: file for the same rows as CSV"),
+            Alias("json", "", "report: file for the same rows as JSON"),
+            Alias("layout", "", "write: mimic_cxr, chexpert_plus, openi, openi_kaggle, dicom or table"),
+            Alias("to", "", "write: directory for the tree; created"),
+            Alias("first_study_only", "", "write: one study per patient", boolean=True),
+            Alias("short_side", "", "build: pixels of the shorter side of stored images; 0 keeps the files' own bytes (default)"),
+            Alias("shard_rows", "", "build: images per shard (default 1024)"),
+            Alias("workers", "", "build: processes (default: one per CPU)"),
+            Alias("beam", "", "build: options of an Apache Beam pipeline, such as '--runner=DirectRunner'; without it, local processes"),
+            Alias("yes", "", "purge: remove what was listed", boolean=True),
+        ),
+        positional="[read | check | report | write | build | purge]",
+        needs_workdir=False,
+        notes=f"{notes.COHORT}\n{notes.TABLE}",
     ),
     "convert": Stage(
         "convert checkpoints in the published layouts to Flax, with a two-way key check, or back",
@@ -185,7 +113,7 @@ STAGES = {
             Alias("to", "", "hf: write a model with its heads back into the published layout instead of converting"),
             Alias("arm", "", "with --to, the heads: original, random, dp or noise_only (default dp)"),
         ),
-        notes=f"{_CHECKPOINT_NOTES}\n\npublished models, with what each needs and has seen in BUILD.md:\n{_names(published.MODELS)}",
+        notes=f"{notes.CHECKPOINT}\n\npublished models, with what each needs and has seen in BUILD.md:\n{_names(published.MODELS)}",
     ),
     "embed": Stage(
         "encode images and unique report texts with the frozen towers", ("embed",), "relink embed --model=phantom-3-specialist --workdir=out", (_MODEL,)
@@ -198,7 +126,7 @@ STAGES = {
             _MODEL,
             _EMBEDDINGS,
         ),
-        notes=_EMBEDDINGS_NOTES,
+        notes=notes.EMBEDDINGS,
     ),
     "heads": Stage(
         "train mitigated projection heads with DP-SGD, with their privacy ledger",
@@ -215,7 +143,7 @@ STAGES = {
         "put the mitigation beside its controls: noise alone, rotation, fine-tuning, coarser embeddings, other epsilons",
         ("controls", "heads", "mitigate"),
         "relink controls --workdir=out",
-        notes=_CONTROLS_NOTES,
+        notes=notes.CONTROLS,
     ),
     "accountants": Stage(
         "privacy ledgers side by side, priced again by RDP and PLD, as text, JSON and a page; and what a run will cost before it starts",
@@ -242,7 +170,7 @@ STAGES = {
         ),
         positional="[compare] RUN [RUN ...] | plan | audit",
         needs_workdir=False,
-        notes=_ACCOUNTANTS_NOTES,
+        notes=notes.ACCOUNTANTS,
     ),
     "bench": Stage(
         "print speed as ratios: our towers against torch's, the counting pass against the bare matrix product and its peers, how it grows and where its time goes, the curve",
@@ -270,12 +198,15 @@ STAGES = {
             Alias(
                 "peers", "", "retrieval: of openblas, faiss, numpy, torch, argsort, several with commas between, or none (default all; on a GPU torch,faiss)"
             ),
+            Alias("images", "", "cohort: synthetic radiographs (default 256)"),
+            Alias("side", "", "cohort: their side in pixels (default 256)"),
+            Alias("short_side", "", "cohort: side of a resize, for one row more (default none)"),
             Alias("plot", "", "growth: file for the picture, a PNG with a panel for each thing varied"),
             Alias("json", "", "file for the same figures as JSON"),
         ),
-        positional="embed | retrieval | curve | heads | growth | profile",
+        positional="embed | retrieval | curve | heads | growth | profile | cohort",
         needs_workdir=False,
-        notes=_BENCH_NOTES,
+        notes=notes.BENCH,
     ),
     "report": Stage(
         "write the page from the results files, or check the page against them",

@@ -6,23 +6,26 @@ import functools
 import math
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from relink_jax import cohort_config, errors, heads
 from relink_jax import config as config_lib
-from relink_jax import errors, heads
 from relink_jax.cohort import schema
 from relink_jax.privacy import ledger as ledger_lib
 from relink_jax.runtime import progress
 from relink_jax.stages import ensembles
-from relink_jax.store import digests, shards
+from relink_jax.store import digests, files, restricted, shards
 from relink_jax.store import workdir as workdir_lib
 from relink_jax.store.rows import Rows, RowSource
 
 NOISE_ONLY = "noise_only"
+SOURCE = "source.json"  # of a cohort: where its images lie, and the digests of the tables it was read from
+RECORDS = "records"  # directory of the cohort's images as records
+_NOT_DATA = ("cohort.records",)  # of the cohort's settings, those that change no data
 SIDES = {"image": "images", "text": "texts"}  # heads, and what they project
 TEST = "test"  # the split that is audited
 _CHUNK_BYTES = 2**28  # of float32 features projected at once
@@ -31,19 +34,21 @@ _project = jax.jit(heads.project)
 
 @contextlib.contextmanager
 def opened(config: config_lib.RunConfig, workdir: str | pathlib.Path) -> Iterator[workdir_lib.Workdir]:
-    """Holds the workdir for one stage of this config, after checking the config; a workdir of other data is refused.
+    """Holds the workdir for one stage of this config, after checking the config; a workdir of other data, or one that others can enter, is refused.
 
     Raises: UsageError, StoreError: see `RunConfig.validate` and `store.workdir.opened`.
     """
     config.validate()
     config.resolve_paths()
     identity: dict[str, Any] = {f"cohort.{field.path}": field.default for field in config_lib.fields(config.cohort)}
-    if config.cohort.source == "table":
-        identity = {name: value for name, value in identity.items() if ".phantom." not in name}
+    unused = [f"cohort.{source}." for source in cohort_config.SOURCES if source not in config.cohort.sources]
+    identity = {name: value for name, value in identity.items() if not name.startswith((*unused, *_NOT_DATA))}
     if config.embeddings:
         identity = {"embeddings": config.embeddings}
     identity = {name: list(value) if isinstance(value, tuple) else value for name, value in identity.items()}
     with workdir_lib.opened(workdir, identity, config_lib.to_dict(config)) as found:
+        if config.embeddings or config.cohort.source != "phantom":
+            restricted.check_private(found.root)
         yield found
 
 
@@ -65,17 +70,17 @@ def needs(path: pathlib.Path, what: str, stage: str) -> None:
         raise errors.StoreError(errors.describe(f"{what} missing", "the workdir", f"the output of 'relink {stage}'", "nothing; run that stage first"))
 
 
-def load_cohort(config: config_lib.RunConfig, found: workdir_lib.Workdir) -> schema.Cohort:
+def load_cohort(found: workdir_lib.Workdir) -> schema.Cohort:
     """Returns the saved cohort; `StoreError` when the cohort stage has not run."""
     needs(found.cohort / "cohort.json", "cohort", "cohort")
-    return schema.load(found.cohort, image_root(config, found))
+    roots = files.read_object(found.cohort / SOURCE, {"image_roots": list})["image_roots"]
+    return schema.load(found.cohort, [found.root / str(root) for root in roots])
 
 
-def image_root(config: config_lib.RunConfig, found: workdir_lib.Workdir) -> pathlib.Path:
-    """Returns the directory that image paths are relative to: the user's, or the generated one in the workdir."""
-    if config.cohort.source == "phantom":
-        return phantom_directory(found)
-    return pathlib.Path(config.cohort.image_root or pathlib.Path(config.cohort.table).parent)
+def save_roots(found: workdir_lib.Workdir, roots: Sequence[pathlib.Path], tables: Mapping[str, str]) -> None:
+    """Records where the images of the cohort's sources lie, those in the workdir relative to it, and the digests of the tables that were read."""
+    inside = [str(root.relative_to(found.root)) if root.is_relative_to(found.root) else str(root) for root in roots]
+    files.write_json(found.cohort / SOURCE, {"image_roots": inside, "table_sha256": dict(tables)})
 
 
 def phantom_directory(found: workdir_lib.Workdir) -> pathlib.Path:
@@ -181,7 +186,7 @@ def training_sites(config: config_lib.RunConfig, cohort: schema.Cohort) -> list[
 
 
 def evaluation_sets(config: config_lib.RunConfig, cohort: schema.Cohort) -> list[EvaluationSet]:
-    """Returns one set per site of the test split, which is the whole cohort where the table has no split.
+    """Returns one set per site of the test split (with `audit.sites` 'joined' one of all), which is the whole cohort where the table has no split.
 
     A site that the heads were not trained on, while others were, is external: heads trained elsewhere are used there as they are.
 
@@ -189,6 +194,8 @@ def evaluation_sets(config: config_lib.RunConfig, cohort: schema.Cohort) -> list
         only in what a file name cannot hold.
     """
     trained = training_sites(config, cohort)
+    if config.audit.sites == "joined":
+        return [_joined(cohort, trained)]
     sets: list[EvaluationSet] = []
     for site in sorted({str(site) for site in cohort.study_site}):
         chosen = cohort.select(split=TEST, site=site)
@@ -198,12 +205,25 @@ def evaluation_sets(config: config_lib.RunConfig, cohort: schema.Cohort) -> list
         if len(chosen.studies) > 0:
             sets.append(EvaluationSet(label, site, external, chosen))
     if not sets:
-        raise errors.DataError(
-            errors.describe("nothing to audit", "split 'test' of the cohort (table column 'split')", "at least one study, or no such column", "none")
-        )
+        raise _nothing()
     if len({one.name for one in sets}) < len(sets):
         raise errors.DataError(errors.describe("sites", "cohort", "names that differ in letters and digits", "two that give one file name"))
     return sets
+
+
+def _joined(cohort: schema.Cohort, trained: list[str]) -> EvaluationSet:
+    """Returns the test split of all sites as one database; external where heads were trained on none of its sites."""
+    chosen = cohort.select(split=TEST)
+    if not len(chosen.studies):
+        raise _nothing()
+    sites = {str(site) for site in cohort.study_site[chosen.studies]}
+    return EvaluationSet(f"{cohort.name}-joined", " and ".join(sorted(sites)), bool(trained) and not sites & set(trained), chosen)
+
+
+def _nothing() -> errors.DataError:
+    return errors.DataError(
+        errors.describe("nothing to audit", "split 'test' of the cohort (table column 'split')", "at least one study, or no such column", "none")
+    )
 
 
 def features(found: workdir_lib.Workdir, model: str, what: str) -> np.ndarray:
@@ -217,22 +237,26 @@ def vectors(found: workdir_lib.Workdir, model: str, what: str) -> np.ndarray:
 
 
 def encoding(found: workdir_lib.Workdir, model: str) -> dict[str, str]:
-    """Returns the precision that a model's images and texts were encoded in, the dtype their features are stored in, and any prior images."""
+    """Returns the precision of a model's encoding, the dtype its features are stored in, how images were redrawn before, and any prior images."""
     manifests = [shards.manifest(found.features(one, what)) for one in _encoders(found, model) for what in SIDES.values()]
     identities = [manifest["identity"] for manifest in manifests]
     described = {name: " and ".join(sorted({str(identity.get(name, "float32")) for identity in identities})) for name in ("precision", "dtype")}
     compared = {f"{one['identity']['images_with_prior']} of {one['rows']}" for one in manifests if "images_with_prior" in one["identity"]}
+    redrawn = {identity["pictures"] for identity in identities if "pictures" in identity}
+    described |= {"pictures": " and ".join(sorted(redrawn))} if redrawn else {}
     return described | ({"prior": "table", "images_with_prior": " and ".join(sorted(compared))} if compared else {})
 
 
 def encoding_warnings(encoding: dict[str, str]) -> list[str]:
-    """Returns a sentence for each way in which features are less exact than float32, and one where images were shown beside prior ones."""
+    """Returns a sentence for each way in which features are not those of the files in float32, and one where images were shown beside prior ones."""
     told = {
         "precision": ("bf16", "features were computed with weights and activations in bfloat16, not in float32: every figure carries its rounding"),
         "dtype": ("float16", "feature maps were stored in float16, not in float32: every figure carries its rounding"),
     }
+    redrawn = f"images were embedded from {encoding.get('pictures')}, not from the archive's own files: every figure carries that change"
     compared = f"{encoding.get('images_with_prior')} images were embedded beside the prior image that the table names, not each image alone"
-    return [sentence for name, (value, sentence) in told.items() if value in encoding[name]] + ([compared] if "prior" in encoding else [])
+    found = [sentence for name, (value, sentence) in told.items() if value in encoding[name]]
+    return found + [redrawn] * ("pictures" in encoding) + [compared] * ("prior" in encoding)
 
 
 def _projected(head: dict[str, Any], rows: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ def load(config: config_lib.RunConfig, found: workdir_lib.Workdir) -> Setting:
     if not model:
         raise errors.UsageError(errors.describe("model to mitigate", "config field 'mitigate'", "one of the run's models", "none"))
     ensembles.refuse(found, model, "mitigated", "--config.mitigate")
-    cohort = context.load_cohort(config, found)
+    cohort = context.load_cohort(found)
     original, card, _ = context.load_arm(found, model, "original")
     heads_stage.check_forms(model, card["forms"])
     sites = context.training_sites(config, cohort)

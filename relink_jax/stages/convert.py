@@ -64,6 +64,7 @@ def run(
     the run's model `model` (default: named after the source): beside models already converted here, in the place of packaged ones that
     were not. It is the published model `entry` (default: the one called `model`, else what its `config.json` says). With `ensemble`, every
     weight file of the directory becomes a model `model`-1, `model`-2 and so on, in the order of the files' names, and `model` their ensemble.
+    Without a source, published models of the run that are not yet converted are looked for under their names in `config.checkpoints`.
     `sha256` holds the digests that the source's weight files must have, one for each, commas between; they are compared before one is opened.
 
     With `to`, nothing is converted: heads `arm` (default dp) of `model` (default the mitigated one) go back, with their towers, into the
@@ -95,9 +96,10 @@ def run(
             brought[name] = _Source(dataclasses.replace(spec, name=name, sha256=own), tuple(paths), bool(trust_pickle))
         _bring(config, pathlib.Path(str(workdir)), tuple(brought), model if ensemble else "")
     with context.opened(config, workdir) as found:
+        brought = brought or _listed(config, found, context.models_of(config, model))
         if ensemble and model and (found.model(model) / "provenance.json").exists():
             raise errors.StoreError(errors.describe("other checkpoint", f"models/{model}", "an ensemble", "a single model; choose another --model"))
-        converted = {name: _one(found, name, brought.get(name), bool(ensemble)) for name in (brought or context.models_of(config, model))}
+        converted = {name: _one(found, name, brought.get(name), bool(ensemble)) for name in (brought if source else context.models_of(config, model))}
         if ensemble and model:
             converted[model] = ensembles.write(found, model, tuple(brought))
         return converted
@@ -141,6 +143,22 @@ def _bring(config: config_lib.RunConfig, workdir: pathlib.Path, names: tuple[str
     config.source, config.models = "", (*kept, *names)
     if config.mitigate and config.mitigate not in config.models:
         config.mitigate = "" if ensemble else names[0]
+
+
+def _listed(config: config_lib.RunConfig, found: workdir_lib.Workdir, models: tuple[str, ...]) -> dict[str, _Source]:
+    """Returns the sources, in `config.checkpoints`, of those models that are neither packaged nor in the workdir; `DataError` for one that is not there."""
+    if not config.checkpoints:
+        return {}
+    root, brought = pathlib.Path(config.checkpoints), dict[str, _Source]()
+    for name in models:
+        if name in zoo.ENTRIES or _finished(found, name) or ensembles.is_one(found, name):
+            continue
+        if not (root / name).is_dir():
+            expected = f"a directory {name!r} with the checkpoint as published"
+            raise errors.DataError(errors.describe(f"model {name!r}", f"directory {root.name!r} of config field 'checkpoints'", expected, "none"))
+        directory, weights = sources.locate(root / name)
+        brought[name] = _Source(zoo.of_source(name, directory, weights), weights)
+    return brought
 
 
 def _there(directory: pathlib.Path) -> bool:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from relink_jax import config as config_lib
-from relink_jax.cohort import phantom, schema
+from relink_jax.cohort import phantom, record_shards, records, schema
+from relink_jax.cohort import pictures as pictures_lib
 from relink_jax.encoders import embed as embed_lib
-from relink_jax.encoders import specs, towers
+from relink_jax.encoders import preprocess, specs, towers
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import progress
 from relink_jax.stages import context, ensembles
@@ -43,7 +44,7 @@ def run(config: config_lib.RunConfig, workdir: str, *, model: str | None = None)
     """
     with context.opened(config, workdir) as found:
         models = ensembles.without(found, context.models_of(config, model))
-        cohort = context.load_cohort(config, found)
+        cohort = context.load_cohort(found)
         mesh = meshes.make_mesh()
         _check_priors(config, found, cohort, models)
         anchors = phantom.anchor_texts(config.embed.anchors, ANCHOR_SEED) if config.mitigate else []
@@ -64,10 +65,21 @@ def _embed(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: sch
     compared = int(np.count_nonzero(cohort.image_prior >= 0)) if config.embed.prior == "table" and towers.prior_shape(spec) else 0
     if compared:
         shown["missing"] = context.load_arm(found, model, "original")[0]["image"]["missing"]
+    pictures, of_pictures = _pictures(config, found, cohort, preprocess.dicom_mode(spec))
     images = np.arange(len(cohort.image_key), dtype=np.int32)
     texts = np.arange(len(cohort.text), dtype=np.int32)
     digests = {
-        "images": embed_lib.embed_images(spec, params, cohort, images, found.features(model, "images"), mesh, **shown, **options),
+        "images": embed_lib.embed_images(
+            spec,
+            params,
+            cohort,
+            images,
+            found.features(model, "images"),
+            mesh,
+            pictures=pictures,
+            **shown,
+            **options | {"identity": options["identity"] | of_pictures},
+        ),
         "texts": embed_lib.embed_texts(spec, params, cohort.text, texts, found.features(model, "texts"), mesh, **options),
     }
     if anchors:
@@ -75,6 +87,15 @@ def _embed(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: sch
         options["identity"] = {"weights": provenance["tree_sha256"], "anchors": f"phantom {ANCHOR_SEED} {len(anchors)}"}
         digests["anchors"] = embed_lib.embed_texts(spec, params, anchors, rows, found.features(model, "anchors"), mesh, **options)
     return Embedded(model, config.embed.precision, len(images), compared, len(texts), len(anchors), digests)
+
+
+def _pictures(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, dicom: str) -> tuple[Any, dict[str, Any]]:
+    """Returns where images are read from, the records where there are some or else the loose files, and what features have to say of that."""
+    directory = found.root / context.RECORDS
+    if config.cohort.records and (directory / record_shards.MANIFEST).exists():
+        stored = records.Pictures(directory, cohort, dicom=dicom)
+        return stored, stored.identity
+    return pictures_lib.Files(cohort, dicom=dicom, refuse_burned_in=config.cohort.burned_in == "refuse"), {}
 
 
 def _check_priors(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, models: tuple[str, ...]) -> None:

@@ -52,7 +52,7 @@ def run(config: config_lib.RunConfig, workdir: str) -> list[Arm]:
         raise errors.UsageError(errors.describe("nothing to mitigate", "config field 'mitigate'", f"one of models {list(config.models)}", "''"))
     with context.opened(config, workdir) as found:
         check_converted(found, config.mitigate)
-        cohort = context.load_cohort(config, found)
+        cohort = context.load_cohort(found)
         return [_arm(config, found, cohort, arm) for arm in context.arms_of(config, config.mitigate)]
 
 

@@ -27,7 +27,7 @@ def run(config: config_lib.RunConfig, workdir: str) -> dict[str, list[probe.Prob
     Raises: StoreError: no results files of the audit stage, or missing embeddings; DataError: no labelled training images.
     """
     with context.opened(config, workdir) as found:
-        cohort = context.load_cohort(config, found)
+        cohort = context.load_cohort(found)
         sets = context.evaluation_sets(config, cohort)
         arms = {model: [arm for arm in context.made_arms(config, found, model) if not context.is_redraw(arm)] for model in config.models}
         probed: dict[str, list[probe.ProbeResult]] = {}

@@ -1,10 +1,11 @@
 """Row-range safetensors shards with a SHA-256 manifest, resumable shard by shard.
 
 A sharded array set is a directory of `shard-00000.safetensors`, each holding the same named arrays for one range of
-rows, an `.ok` record per finished shard (its digest), and `manifest.json` written last. A directory without a manifest
+rows, an `.ok` record per finished shard (its digest, and what was decided about its rows), and `manifest.json` written last. A directory without a manifest
 is unfinished: `ShardWriter` keeps its verified shards and asks only for the missing rows; a reader refuses it.
 """
 
+import collections
 import dataclasses
 import functools
 import json
@@ -54,15 +55,16 @@ class ShardWriter:
         for index, start in enumerate(range(0, self.rows, self.shard_rows)):
             ok = self.directory / f"shard-{index:05d}.ok"
             shard = self.directory / f"shard-{index:05d}.safetensors"
-            if not (ok.exists() and shard.exists() and files.read_text(ok).strip() == digests.stored_digest(shard)):
+            if not (ok.exists() and shard.exists() and _record(ok)[0] == digests.stored_digest(shard)):
                 yield index, start, min(start + self.shard_rows, self.rows)
 
-    def write(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Writes one shard and then its digest record."""
+    def write(self, index: int, arrays: Mapping[str, np.ndarray], decisions: Mapping[str, int] | None = None) -> None:
+        """Writes one shard and then its record: the digest and how often each decision was made about its rows, which the manifest adds up."""
         shard = self.directory / f"shard-{index:05d}.safetensors"
         plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         files.write_with(shard, lambda temporary: safetensors_numpy.save_file(plain, str(temporary)))
-        files.write_text(shard.with_suffix(".ok"), digests.file_digest(shard) + "\n")
+        told = json.dumps(dict(sorted(decisions.items()))) + "\n" if decisions else ""
+        files.write_text(shard.with_suffix(".ok"), digests.file_digest(shard) + "\n" + told)
 
     def finish(self) -> str:
         """Writes the manifest once every shard is there and returns its digest."""
@@ -72,8 +74,12 @@ class ShardWriter:
                 errors.describe("shards missing", f"shards {self.directory.name!r}", f"{_count(self.rows, self.shard_rows)} shards", f"{len(left)} missing")
             )
         names = [f"shard-{index:05d}" for index in range(_count(self.rows, self.shard_rows))]
-        shards = [{"file": f"{name}.safetensors", "sha256": files.read_text(self.directory / f"{name}.ok").strip()} for name in names]
+        records = [_record(self.directory / f"{name}.ok") for name in names]
+        shards = [{"file": f"{name}.safetensors", "sha256": sha256} for name, (sha256, _) in zip(names, records, strict=True)]
         manifest = {"rows": self.rows, "shard_rows": self.shard_rows, "identity": dict(self.identity), "shards": shards}
+        decisions = sum((counted for _, counted in records), collections.Counter[str]())
+        if decisions:
+            manifest["decisions"] = dict(sorted(decisions.items()))
         path = self.directory / _MANIFEST
         if not path.exists() or files.read_json(path) != manifest:
             files.write_json(path, manifest)
@@ -165,6 +171,15 @@ def write_all(directory: pathlib.Path, arrays: Mapping[str, RowSource], shard_ro
     for index, start, stop in writer.missing():
         writer.write(index, {name: array[start:stop] for name, array in arrays.items()})
     return writer.finish()
+
+
+def _record(ok: pathlib.Path) -> tuple[str, collections.Counter[str]]:
+    """Returns the digest and the decisions of a finished shard; no digest where the record is damaged."""
+    sha256, _, told = files.read_text(ok).partition("\n")
+    try:
+        return sha256.strip(), collections.Counter({str(name): int(count) for name, count in json.loads(told or "{}").items()})
+    except (ValueError, TypeError, AttributeError):
+        return "", collections.Counter()
 
 
 def _count(rows: int, shard_rows: int) -> int:

@@ -1,7 +1,10 @@
-"""Parquet tables with a digest beside them."""
+"""Parquet tables with a digest beside them, and CSV files for spreadsheets."""
 
+import csv
+import io
 import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,27 @@ import pyarrow.parquet as pq
 
 from relink_jax import errors
 from relink_jax.store import digests, files
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet takes for the start of a formula, or strips to find one
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
+
+
+def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows of equal keys as UTF-8 CSV with a header; None becomes an empty cell.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe in front; numbers, and texts that are one, stay as they are.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream)  # ends lines with CR LF, so that cells with either are quoted
+    names = list(rows[0]) if rows else []
+    writer.writerow([_cell(name) for name in names])
+    writer.writerows([_cell(row[name]) for name in names] for row in rows)
+    files.write_text(path, stream.getvalue())
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
 
 
 def write_table(path: pathlib.Path, columns: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> str:

@@ -93,7 +93,7 @@ def test_saved_files_hold_everything_and_recompute_exactly(audited, tmp_path):
     path = audited.save(tmp_path / "results" / "m__original__d.json", run={"id": "r1"}, model={"name": "m", "specialisation": 2}, data={"name": "d"})
     assert path.name == "m__original__d.json"
     stored = files.read_json(path)
-    assert list(stored)[:9] == ["schema_version", "run", "data", "model", "protocol", "counts", "metrics", "paired", "utility"]
+    assert list(stored)[:9] == ["schema_version", "run", "data", "model", "protocol", "counts", "metrics", "paired", "by_exposure"]
     assert stored["data"]["n_images"] == 80
     assert stored["model"]["dp"] is None
     assert "NaN" not in path.read_text()

@@ -1,13 +1,17 @@
 """Reading picture files: every depth and mode on the same scale, and one sentence for what cannot be read."""
 
+import collections
+import gzip
 import io
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from relink_jax import errors
-from relink_jax.cohort.images import read_image
+from relink_jax.cohort import dicom
+from relink_jax.cohort.images import decode_image, read_image
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -116,3 +120,70 @@ def test_what_cannot_be_read_is_one_sentence_without_the_path(tmp_path, spoil, w
     assert "0042" not in message
     assert str(tmp_path) not in message
     assert "\n" not in message
+
+
+def whole(kind, array=RAMP):
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, kind)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_bytes_read_as_the_file_does_whatever_its_name(tmp_path, kind):
+    (tmp_path / "named.dcm").write_bytes(whole(kind))
+    assert np.array_equal(decode_image(whole(kind)), read_image(tmp_path / "named.dcm"))
+
+
+@pytest.mark.parametrize(
+    ("array", "mode", "expected"),
+    [
+        (RAMP, None, {}),
+        (RAMP, "RGB", {"colour as luma": 1}),
+        (RAMP, "LA", {"transparency over black": 1}),
+        (RAMP.astype(np.uint16), None, {"16-bit as 12-bit": 1}),
+        (RAMP.astype(np.uint16) * 257, None, {"16-bit": 1}),
+    ],
+)
+def test_decisions_are_counted(tmp_path, array, mode, expected):
+    path, decisions = saved(tmp_path / "a.png", array, mode), collections.Counter()
+    for times in (1, 2):
+        read_image(path, decisions=decisions)
+        assert decisions == {name: times * count for name, count in expected.items()}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_file_cut_anywhere_is_one_sentence_or_lacks_nothing_but_its_end(kind):
+    data = whole(kind, np.random.default_rng(0).integers(0, 256, (24, 24), dtype=np.uint8))
+    image, read, refusals = decode_image(data), 0, []
+    for length in range(0, len(data), 10):
+        try:
+            assert np.array_equal(decode_image(data[:length]), image)
+            read += 1
+        except errors.DataError as error:
+            refusals.append(str(error))
+    assert read <= 3
+    assert all(re.match(r"^unreadable picture in image: expected [^\n]*, found [^\n]*$", one) for one in refusals)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", gzip.compress(RAMP.tobytes()), whole("PNG")])
+def test_gzip_of_anything_but_dicom_is_refused(content):
+    with pytest.raises(errors.DataError, match="found something else in gzip"):
+        decode_image(gzip.compress(content))
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:20], lambda data: data[:-9], lambda data: data[:12] + b"\xff" * 20])
+def test_damaged_gzip_is_one_sentence(spoil):
+    with pytest.raises(errors.DataError, match="a truncated or damaged gzip file"):
+        decode_image(spoil(gzip.compress(bytes(range(256)) * 4)))
+
+
+def test_gzip_that_unpacks_to_more_than_an_image_is_refused(monkeypatch):
+    monkeypatch.setattr(dicom, "_MOST_BYTES", 2**16)
+    with pytest.raises(errors.DataError, match=r"^file size in image: expected at most 65,536 bytes, found more$"):
+        decode_image(gzip.compress(b"\0" * 2**17))
+
+
+def test_a_directory_and_a_name_too_long_are_one_sentence(tmp_path):
+    for path in (tmp_path, tmp_path / ("x" * 300)):
+        with pytest.raises(errors.DataError, match="found a file that cannot be opened"):
+            read_image(path)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from relink_jax import errors
-from relink_jax.cohort import reports, table
+from relink_jax.cohort import assemble, recipes, reports, table
 from relink_jax.cohort.phantom import anatomy, anchor_texts, caption, frontal, generate, overlays, people, population, reporting
 from relink_jax.cohort.schema import BLANK, LABELS
 from relink_jax.config import PhantomConfig
@@ -99,7 +99,7 @@ def test_files_are_private_eight_bit_grey(made):
 
 
 def test_the_table_goes_through_the_adapter(made):
-    cohort = table.read_pairs(made.path, made.directory, text_field="findings+impression", views=("PA", "AP"), key=KEY, name="phantom", synthetic=True)
+    cohort = assemble.assemble([table.read(made.path, made.directory)], recipes.named("frontal_image"), key=KEY, name="phantom", synthetic=True)
     expected = {(r.patient_index, r.study_order) for r in population(3, 30, 32)}
     assert len(cohort.study_key) == len(expected)
     assert sorted(set(cohort.text)) == sorted({r.text for r in population(3, 30, 32)})

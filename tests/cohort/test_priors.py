@@ -2,15 +2,14 @@
 
 import csv
 import dataclasses
-import pathlib
 
 import numpy as np
 import pytest
 from test_cohort_schema import small
-from test_table import KEY, base_rows, parquet_of, read, spoil, written
+from test_table import base_rows, parquet_of, read, spoil, written
 
 from relink_jax import errors
-from relink_jax.cohort import schema, table
+from relink_jax.cohort import schema
 from relink_jax.cohort.phantom import generate
 from relink_jax.config import PhantomConfig
 
@@ -126,7 +125,7 @@ def test_the_phantom_compares_with_the_latest_earlier_image_of_the_same_view(tmp
     named = [row for row in rows if row["prior_image_id"]]
     assert {row["view"] for row in named} == set(ALL)
     assert {row["view"] == "LATERAL" for row in rows if not row["prior_image_id"] and row["study_order"] != "0"} == {True}
-    cohort = table.read_pairs(path, pathlib.Path(tmp_path), text_field="findings+impression", views=ALL, key=KEY, name="phantom", synthetic=True)
+    cohort = read(path, views=ALL, name="phantom", synthetic=True)
     kept = set(cohort.image_path.tolist())
     there = {row["image_id"] for row in rows if row["image_path"] in kept}
     assert cohort.counts["images_with_prior"] == sum(row["prior_image_id"] in there for row in rows if row["image_path"] in kept)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from relink_jax import errors
+from relink_jax.cohort import assemble, recipes, table
 from relink_jax.cohort.schema import BLANK, LABELS
-from relink_jax.cohort.table import read_pairs
 from relink_jax.store import digests
 
 KEY = bytes(32)
@@ -62,9 +62,9 @@ def written(directory, rows, name="pairs.csv", files=True):
     return path
 
 
-def read(path, **changes):
-    options = {"text_field": "findings+impression", "views": ("PA", "AP"), "key": KEY, "name": "test"} | changes
-    return read_pairs(path, path.parent, **options)
+def read(path, *, key=KEY, name="test", synthetic=False, max_missing_share=0.0, **changes):
+    recipe = recipes.Recipe(**{"views": ("PA", "AP")} | changes)
+    return assemble.assemble([table.read(path, path.parent)], recipe, key=key, name=name, synthetic=synthetic, max_missing_share=max_missing_share)
 
 
 def test_reads_the_four_key_spaces(tmp_path):
@@ -226,7 +226,7 @@ def spoil(row=None, column=None, value=None, also=None, rename=None, repeat=None
 BAD = {
     "unknown label": (spoil(2, "Edema", "2"), ["unknown label value", "data row 3, column 'Edema'", "expected 1, 0, -1 or blank", "found another number"]),
     "label word": (spoil(2, "Edema", "SECRET"), ["data row 3, column 'Edema'", "a word of 6 characters"]),
-    "unknown view": (spoil(1, "view", "SECRET"), ["data row 2, column 'view'", "PA, AP, LATERAL, OTHER or blank"]),
+    "unknown view": (spoil(1, "view", "SECRET"), ["data row 2, column 'view'", "PA, AP, FRONTAL, LATERAL, OTHER or blank"]),
     "unknown split": (spoil(1, "split", "val"), ["data row 2, column 'split'", "train, validate, test", "a word of 3 characters"]),
     "blank split": (spoil(1, "split", ""), ["data row 2, column 'split'", "found a blank"]),
     "unknown exposure": (spoil(0, "pretrain_exposure", "maybe"), ["data row 1, column 'pretrain_exposure'", "seen, unseen, unknown"]),

@@ -1,18 +1,21 @@
 """Features do not depend on mesh, batch or interruption, and bad input writes nothing that could be read."""
 
 import json
-import types
 
 import jax
 import numpy as np
 import pytest
 import tiny_clip
+from loose import Loose
 from PIL import Image
 
 from relink_jax import errors
+from relink_jax.cohort import images
 from relink_jax.encoders import convert, embed, preprocess, tokenize, towers, zoo
 from relink_jax.runtime import mesh as meshes
 from relink_jax.store import files, shards
+
+pytestmark = pytest.mark.usefixtures("quick_module")  # compared with tolerances, or counted
 
 COUNT = 21
 TEXTS = [f"Small left effusion, {word}." for word in ("unchanged", "larger", "smaller", "new", "resolved")]
@@ -26,7 +29,7 @@ def world(tmp_path_factory):
     draw = np.random.default_rng(0)
     for row in range(COUNT):
         Image.fromarray(draw.integers(0, 256, (40 + row, 50), dtype=np.uint8)).save(root / f"{row}.png")
-    cohort = types.SimpleNamespace(image_root=root, image_path=np.array([f"{row}.png" for row in range(COUNT)], dtype=object))
+    cohort = Loose(image_root=root, image_path=np.array([f"{row}.png" for row in range(COUNT)], dtype=object))
     return spec, convert.convert(spec).params, cohort
 
 
@@ -86,7 +89,7 @@ def test_a_run_that_dies_is_finished_byte_for_byte(world, tmp_path, write):
 
 def test_a_finished_directory_is_not_computed_again(world, tmp_path, monkeypatch):
     first = _images(world, tmp_path / "images")
-    monkeypatch.setattr(embed.cohort_images, "read_image", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(images, "read_image", lambda *_, **__: pytest.fail("decoded again"))
     np.testing.assert_array_equal(_images(world, tmp_path / "images")["features"], first["features"])
 
 
@@ -133,7 +136,7 @@ def test_another_preprocessor_config_is_refused_on_resume(world, tmp_path, field
 def test_a_damaged_image_is_named_by_row_and_nothing_is_finished(world, tmp_path):
     spec, params, cohort = world
     (cohort.image_root / "broken.png").write_bytes((cohort.image_root / "0.png").read_bytes()[:60])
-    broken = types.SimpleNamespace(image_root=cohort.image_root, image_path=np.array([*cohort.image_path[:9], "broken.png", "gone.png"], dtype=object))
+    broken = Loose(image_root=cohort.image_root, image_path=np.array([*cohort.image_path[:9], "broken.png", "gone.png"], dtype=object))
     for row in (9, 10):
         with pytest.raises(errors.DataError, match=f"in image {row + 1} of the cohort, counted from 1: "):
             _images((spec, params, broken), tmp_path / str(row), np.array([0, row]))

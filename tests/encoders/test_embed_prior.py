@@ -3,7 +3,6 @@
 import functools
 import json
 import re
-import types
 
 import jax
 import numpy as np
@@ -11,12 +10,16 @@ import pytest
 import random_params
 import test_resnet
 import test_temporal
+from loose import Loose
 from PIL import Image
 
 from relink_jax import errors, heads
+from relink_jax.cohort import images
 from relink_jax.encoders import embed, preprocess, specs, steps, towers
 from relink_jax.runtime import mesh as meshes
 from relink_jax.store import files, shards
+
+pytestmark = pytest.mark.usefixtures("quick_module")  # compared with tolerances, or counted
 
 COUNT, JOINT = 11, 8
 TOWER = specs.ResNetSpec(16, (1, 1), 4, pool="map", joint_width=JOINT, pooler_blocks=test_temporal.LAYERS, pooler_heads=test_temporal.HEADS)
@@ -35,7 +38,7 @@ def world(tmp_path_factory):
     draw = np.random.default_rng(0)
     for row in range(COUNT):
         Image.fromarray(draw.integers(0, 256, (20 + row, 18), dtype=np.uint8)).save(root / f"{row}.png")
-    cohort = types.SimpleNamespace(image_root=root, image_path=np.array([f"{row}.png" for row in range(COUNT)], dtype=object), image_prior=PRIORS)
+    cohort = Loose(image_root=root, image_path=np.array([f"{row}.png" for row in range(COUNT)], dtype=object), image_prior=PRIORS)
     spec = specs.VLMSpec("tiny", root, TOWER, WORDS, 8, image_head="patch", text_head="cxr_bert")
     shapes = jax.eval_shape(lambda: towers.init(spec, jax.random.key(0)))
     params = jax.tree.map(lambda array: array.astype(np.float32), random_params.fill({name: shapes[name] for name in ("image", "heads")}))
@@ -102,7 +105,7 @@ def test_rows_without_a_prior_are_embedded_as_in_the_mode_without_priors(world, 
         assert np.abs(same[PAIRED] - other[PAIRED]).max(axis=1).min() > 1e-3
 
 
-@pytest.mark.parametrize(("devices", "batch", "shard"), [(8, 3, 6), (1, 5, 4), (8, 20, 20)])
+@pytest.mark.parametrize(("devices", "batch", "shard"), [(8, 3, 6), (1, 5, 4), pytest.param(8, 20, 20, marks=pytest.mark.slow)])
 def test_mesh_batch_and_shard_size_change_nothing(world, found, tmp_path, devices, batch, shard):
     np.testing.assert_allclose(embedded(world, tmp_path / "x", devices, batch_size=batch, shard_rows=shard), found, atol=1e-5)
 
@@ -121,8 +124,8 @@ def test_a_pair_stays_on_its_device(world):
 
 def test_only_rows_with_a_prior_pay_for_one(world, found, tmp_path, monkeypatch):
     read, ran, real = [], [], steps.program
-    picture = embed.cohort_images.read_image
-    monkeypatch.setattr(embed.cohort_images, "read_image", lambda path, where: read.append(int(path.stem)) or picture(path, where))
+    picture = images.read_image
+    monkeypatch.setattr(images, "read_image", lambda path, *rest, **options: read.append(int(path.stem)) or picture(path, *rest, **options))
 
     def counted(spec, kind, mesh, compiled):
         return lambda inputs, batch: ran.append((kind, batch.shape)) or compiled(inputs, batch)
@@ -163,7 +166,7 @@ def test_another_mode_or_other_priors_are_refused_on_resume(world, tmp_path):
     embedded(world, tmp_path / "alone", rows=np.arange(3), missing=None)
     assert not {name for name in shards.manifest(tmp_path / "alone")["identity"] if "prior" in name}
     again = functools.partial(embedded, world, rows=np.arange(3))
-    other = types.SimpleNamespace(**{**vars(cohort), "image_prior": np.array([-1, 2, *PRIORS[2:]], np.int32)})
+    other = Loose(**{**vars(cohort), "image_prior": np.array([-1, 2, *PRIORS[2:]], np.int32)})
     for directory, changes, sentence in (
         ("both", {"missing": None}, "images_with_prior, prior, prior_sha256"),
         ("alone", {}, "images_with_prior, prior, prior_sha256"),
@@ -191,10 +194,10 @@ def test_a_shard_holds_half_as_many_rows_of_twice_the_width(world, tmp_path, mon
 
 def test_a_damaged_prior_is_named_by_its_own_row(world, tmp_path):
     cohort = world[2]
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (cohort.image_root / "broken.png").write_bytes(b"no picture")
     paths = cohort.image_path.copy()
-    paths[9] = str(tmp_path / "broken.png")
-    broken = types.SimpleNamespace(**{**vars(cohort), "image_path": paths})
+    paths[9] = "broken.png"
+    broken = Loose(**{**vars(cohort), "image_path": paths})
     with pytest.raises(errors.DataError, match="in image 10 of the cohort, counted from 1: "):
         embedded(world, tmp_path / "x", rows=np.array([10]), cohort=broken)
 

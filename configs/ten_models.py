@@ -1,0 +1,8 @@
+"""All ten model families on held-out MIMIC-CXR."""
+
+from relink_jax import config, study
+
+
+def get_config() -> config.RunConfig:
+    """Returns the run; see `relink_jax.study` for what it chooses and what it cannot reproduce."""
+    return study.mimic_held_out("ten_models", study.ALL)
