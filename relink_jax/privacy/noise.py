@@ -65,7 +65,7 @@ def _normals(key: jax.Array, shape: tuple[int, ...], draws: int) -> list[jax.Arr
     """Returns independent arrays of standard normals, float32: the quantile of 23 bits of a word each, as `jax.random.normal` has it.
 
     The words are those of Threefry-2x32 under the key at counters 0, 1, 2 and so on, both of each block: XLA's own generator by name, which is
-    the same on every device. `jax.random` hashes one block per number, in a loop that runs on one core of a CPU and takes twice as long.
+    the same on every device. `jax.random` hashes one block per number, in a loop that runs on one core of a CPU.
     """
     state, found = jnp.concatenate([jax.random.key_data(key), jnp.zeros(2, jnp.uint32)]), []
     for _ in range(draws):

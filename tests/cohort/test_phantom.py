@@ -274,7 +274,7 @@ def test_unwritable_directory_is_one_sentence(tmp_path):
     generate(config, tmp_path / "whole")
     picture = next((tmp_path / "whole" / "images").rglob("*.png")).relative_to(tmp_path / "whole")
     (tmp_path / "broken" / picture).mkdir(parents=True)
-    with pytest.raises(errors.StoreError, match="write failed in phantom images"):
+    with pytest.raises(errors.StoreError, match="write failed in synthetic images"):
         generate(config, tmp_path / "broken")
     (tmp_path / "closed").mkdir()
     (tmp_path / "closed" / "images").write_text("a file where a folder has to be")

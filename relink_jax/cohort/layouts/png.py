@@ -1,6 +1,6 @@
-"""Writes one grey picture of a layout as PNG.
+"""Writes one grey picture of a synthetic archive as PNG.
 
-Design note: without the flush to disk that `store.files` does for each artifact; a layout's tables are written last and say
+Design note: without the flush to disk that `store.files` does for each artifact; the tables are written last and say
 that its pictures are all there.
 """
 
@@ -21,5 +21,5 @@ def save(path: pathlib.Path, pixels: np.ndarray) -> None:
         Image.fromarray(pixels).save(path, "PNG", compress_level=1)
     except OSError as error:
         raise errors.StoreError(
-            errors.describe("write failed", "layout images", "a writable directory with free space", error.strerror or "an error")
+            errors.describe("write failed", "synthetic images", "a writable directory with free space", error.strerror or "an error")
         ) from error

@@ -8,10 +8,7 @@ import csv
 import io
 import pathlib
 
-import numpy as np
-from PIL import Image
-
-from relink_jax import errors
+from relink_jax.cohort.layouts import png
 from relink_jax.cohort.phantom import people
 from relink_jax.cohort.schema import BLANK, LABELS
 from relink_jax.config import PhantomConfig
@@ -58,24 +55,13 @@ def generate(config: PhantomConfig, directory: pathlib.Path) -> pathlib.Path:
             for number, view in enumerate(record.views):
                 lateral = view == "LATERAL"
                 path = f"images/{folder}/{study}_{number}.png"
-                _save(directory / path, people.draw_image(config.seed, record, number, config.image_size))
+                png.save(directory / path, people.draw_image(config.seed, record, number, config.image_size))
                 table.writerow(_row(record, path, study, number, view, latest.get(lateral, "")))
                 first.setdefault(lateral, _image_id(study, number))
             latest |= first
     target = directory / "pairs.csv"
     files.write_text(target, text.getvalue())
     return target
-
-
-def _save(path: pathlib.Path, picture: np.ndarray) -> None:
-    files.make_dir(path.parent)
-    try:
-        path.touch(mode=0o600)
-        Image.fromarray(picture).save(path, compress_level=1)
-    except OSError as error:
-        raise errors.StoreError(
-            errors.describe("write failed", "phantom images", "a writable workdir with free space", error.strerror or "an error")
-        ) from error
 
 
 def _image_id(study: str, number: int) -> str:
