@@ -301,7 +301,8 @@ def _coerce_tuples(config: config_lib.RunConfig) -> None:
         kind = type(wanted[0])
         found = field.default if isinstance(field.default, tuple) else (field.default,)
         if kind is str:
-            found = tuple(part.strip() for element in found for part in str(element).split(","))
+            parts = tuple(part.strip() for element in found for part in str(element).split(","))
+            found = wanted if wanted == ("",) == parts else () if parts == ("",) and field.path in config_lib.MAY_BE_EMPTY else parts
         try:
             if kind is not str and any(isinstance(element, bool) or (kind is int and isinstance(element, float)) for element in found):
                 raise ValueError

@@ -12,6 +12,13 @@ from relink_jax.settings import Section, check_choice, option
 ARCHIVES = ("mimic_cxr", "chexpert_plus", "openi", "rexgradient", "padchest")
 SOURCES = ("phantom", "table", *ARCHIVES)
 JOIN = "+"
+NO_FACTS = (
+    *("image_path", "patient_id", "study_id", "image_id", "report_id", "prior_image_id", "report_path"),
+    *("findings", "impression", "report_text", "labelled_text", "study_date"),
+    *("sex", "age_years", "views", "report_words", "sentences", "rare_words"),
+    *("view", "label_view", "sex_age", "length", "near_text", "label_matched", "other_patient"),
+    *("label_quaternary", "label_ternary", "label_u_one", "label_u_zero"),
+)  # columns that are no categories, and names that facts and strata of the audit have
 PRESET = "preset"
 VIEWS = ("PA", "AP", "FRONTAL", "LATERAL", "OTHER")
 TEXT_FIELDS = ("findings+impression", "findings", "impression", "report_text", "labelled_text")
@@ -100,6 +107,9 @@ class CohortConfig(Section):
     )
     table: str = option("", "path of the pairs table (CSV or Parquet) when source is 'table'")
     image_root: str = option("", "directory that image_path in the table is relative to")
+    facts: tuple[str, ...] = option(
+        ("",), "further columns of the pairs table that the audit groups studies by, such as ward or scanner; categories, never texts; empty for none"
+    )
     max_missing_share: float = option(0.0, "share of image files that may be missing before it is an error, in [0, 1)")
     burned_in: str = option("keep", "DICOM images that say they have text burned in: keep (counted), or refuse")
     records: bool = option(True, "embed from the records that 'relink cohort build' made, where there are some, instead of the loose files")
@@ -115,6 +125,11 @@ class CohortConfig(Section):
     def sources(self) -> tuple[str, ...]:
         """The archives whose pairs are joined."""
         return tuple(part.strip() for part in self.source.split(JOIN))
+
+    @property
+    def fact_columns(self) -> tuple[str, ...]:
+        """The columns named in `facts`."""
+        return tuple(name for name in self.facts if name)
 
     def validate(self) -> None:
         """Checks the choices; raises `UsageError` naming the first wrong field."""
@@ -132,9 +147,19 @@ class CohortConfig(Section):
         check_choice("cohort.burned_in", self.burned_in, ("keep", "refuse"))
         check_choice("cohort.mimic_cxr.labels", self.mimic_cxr.labels, ("chexpert", "negbio", "radiologist"))
         check_choice("cohort.chexpert_plus.label_source", self.chexpert_plus.label_source, ("report", "findings", "impression"))
+        self._check_facts()
         for path, value in self._needed():
             if not value:
                 raise errors.UsageError(errors.describe("place missing", f"config field {path!r}", "the path of a file or directory", "''"))
+
+    def _check_facts(self) -> None:
+        named, where = self.fact_columns, "config field 'cohort.facts'"
+        if named and "table" not in self.sources:
+            raise errors.UsageError(errors.describe("facts", where, "a source 'table', whose columns they are", repr(self.source)))
+        for name in named:
+            if name in NO_FACTS or named.count(name) > 1 or len(name) > 64 or not name.isprintable():
+                expected = "columns of categories, each once: no identifier, text, path or date, nor the name of a fact or stratum that there is anyway"
+                raise errors.UsageError(errors.describe("fact", where, expected, repr(name[:64])))
 
     def _needed(self) -> Iterator[tuple[str, str]]:
         """Yields (field path, value) of the paths that the chosen sources cannot do without."""

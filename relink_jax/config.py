@@ -27,6 +27,13 @@ OBJECTIVES = (
     *("align", "anchor_infonce", "anchor_sigmoid", "prototype", "unlink"),
     *("group_infonce", "pair_sigmoid", "logit_dp", "inbatch_infonce_unsound"),
 )
+STRATA = ("label_quaternary", "label_u_one", "label_u_zero", "view", "label_view", "sex_age", "length", "near_text")
+ATTACKS = (
+    *("znorm", "csls", "inverted_softmax", "sinkhorn", "assignment", "study_mean", "model_fusion"),
+    *("ridge", "cca", "procrustes", "fresh_head", "length_only", "metadata_only"),
+)
+MEASURES = ("blocks", "right_patient", "tiers", "verification", "infonce", "shuffle")
+MAY_BE_EMPTY = ("audit.strata", "audit.attacks", "audit.measures")
 UNITS = ("patient", "study", "pair")
 OPTIMIZERS = ("sgd", "momentum", "adam", "nadam", "rmsprop", "adagrad")
 SCHEDULES = ("constant", "linear", "cosine", "warmup_cosine")
@@ -71,6 +78,9 @@ class AuditConfig(Section):
     label_policy: str = option("ternary", "label matching of hard negatives: quaternary, ternary, u_one or u_zero")
     sites: str = option("each", "each: every site is a database of its own; joined: all sites together are one")
     same_patient: str = option("exclude", "the query patient's other studies: exclude (primary) or negative")
+    strata: tuple[str, ...] = option(STRATA, "further hard negatives, counted in the same pass: these, or the name of a fact of the cohort")
+    attacks: tuple[str, ...] = option(ATTACKS, f"attacks beyond plain cosine, a pass or a few each: {', '.join(ATTACKS)}; empty for none")
+    measures: tuple[str, ...] = option(MEASURES, f"what needs passes of its own: {', '.join(MEASURES)}; empty for none")
     bootstrap_replicates: int = option(2000, "patient-clustered bootstrap replicates B")
     level: float = option(0.95, "confidence level of the intervals")
     mc_repeats: int = option(0, "Monte Carlo pools per query as a cross-check of the closed form; 0 switches it off")
@@ -133,11 +143,15 @@ class HeadsConfig(Section):
 
 @dataclasses.dataclass
 class ProbeConfig(Section):
-    """The 14-label linear probe that prices the mitigation."""
+    """The utility that prices the mitigation: 14-label linear probes, zero-shot classification and label-level retrieval."""
 
-    l2_grid: tuple[float, ...] = option((1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0), "L2 strengths tried on the validation split")
+    l2_grid: tuple[float, ...] = option(
+        (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0), "L2 strengths tried first on the validation split; more where the best is at an edge"
+    )
     max_iterations: int = option(200, "L-BFGS iterations per label")
     bootstrap_replicates: int = option(500, "patient-clustered bootstrap replicates of macro AUROC")
+    margin: float = option(0.01, "equivalence margin: the largest change of macro AUROC that does not matter, declared before measuring")
+    retrieval_queries: int = option(2000, "images asked in label-level retrieval, a random sample where there are more")
 
 
 @dataclasses.dataclass
@@ -205,8 +219,9 @@ class RunConfig(Section):
         for path, names in (("models", self.models), ("cohort.name", (self.cohort.name,) if self.cohort.name else ())):
             for name in names:
                 check_name(name, f"config field {path!r}")
-        for arm in self.arms:
-            check_choice("arms", arm, ARMS)
+        for path, known in (("arms", ARMS), ("audit.attacks", ATTACKS), ("audit.measures", MEASURES)):
+            for name in lookup(self, path):
+                check_choice(path, name, known)
         mechanism = self.heads.mechanism
         if (mechanism.optimizer, mechanism.schedule) != ("sgd", "constant") and mechanism.learning_rate == 0:
             asked = f"a positive number with {mechanism.optimizer} and schedule {mechanism.schedule}"
@@ -272,6 +287,8 @@ def _ranges(config: RunConfig) -> list[tuple[str, float, float, float]]:
         ("heads.performance.checkpoint_every", config.heads.performance.checkpoint_every, 0, big),
         ("probe.max_iterations", config.probe.max_iterations, 1, big),
         ("probe.bootstrap_replicates", config.probe.bootstrap_replicates, 100, 1e6),
+        ("probe.margin", config.probe.margin, 1e-6, 0.5),
+        ("probe.retrieval_queries", config.probe.retrieval_queries, 1, big),
         ("controls.seeds", config.controls.seeds, 1, 1000),
         ("controls.probe_seeds", config.controls.probe_seeds, 0, 1000),
         ("report.headline_pool", config.report.headline_pool, 2, big),

@@ -23,6 +23,13 @@ def recall(document: dict[str, Any], stratum: str = "other_patient") -> dict[str
     return max(entries, key=lambda entry: entry["N"])
 
 
+def under_attack(document: dict[str, Any], chosen: bool) -> dict[str, Any]:
+    """Returns the Recall@1 entry of plain cosine, or of the attack that calibration patients chose, in the pool of `recall`."""
+    attack = next(one for one in document["attacks"] if (one["selected"] if chosen else one["name"] == "cosine"))
+    entries = [e for e in attack["metrics"] if e["stratum"] == "other_patient" and not e["full"]]
+    return max(entries, key=lambda entry: entry["N"])
+
+
 def claims(workdir: pathlib.Path) -> list[tuple[str, bool]]:
     """Returns (claim, holds) pairs."""
     found = {schema.stem(document): document for document in schema.load_results(workdir / "results")}
@@ -33,8 +40,11 @@ def claims(workdir: pathlib.Path) -> list[tuple[str, bool]]:
     ladder = [recall(found[f"{model}__original__{held}"]) for model in LADDER]
     top = found[f"{LADDER[3]}__original__{held}"]
     matched, dp = recall(top, "label_matched"), found[f"{LADDER[3]}__dp__{held}"]
+    random = found[f"{LADDER[3]}__random__{held}"]
+    cosine, best = (under_attack(random, chosen) for chosen in (False, True))
+    shuffled = [point["z"] for document in found.values() for point in document.get("null", {"points": []})["points"] if point["z"] is not None]
     page = (workdir / "report" / "index.html").read_text()
-    links = re.findall(r"(?:src|href)=[\"'](?!data:|#)[^\"']+", page)
+    links = re.findall(r"(?:src|href)=[\"'](?!data:|#|summary\.html)[^\"']+", page)
     return [
         (f"{len(wanted)} results files, one per model, arm and site", set(found) == wanted),
         (f"lift rises along the ladder: {[round(entry['lift'], 1) for entry in ladder]}", all(a["lift"] < b["lift"] for a, b in itertools.pairwise(ladder))),
@@ -52,6 +62,12 @@ def claims(workdir: pathlib.Path) -> list[tuple[str, bool]]:
             "the cohort is marked synthetic in every file and on the page",
             all(document["data"]["synthetic"] for document in found.values()) and "ynthetic" in page,
         ),
+        (
+            f"random heads fool plain cosine and not the best attack: {cosine['value']:.3f} and {best['value']:.3f}",
+            cosine["ci"]["low"] < 2 * cosine["chance"] and best["ci"]["low"] > 2 * cosine["value"] and "Plain cosine is fooled" in page,
+        ),
+        (f"shuffled reports link at chance: z {[round(z, 1) for z in shuffled]}", all(abs(z) < 4 for z in shuffled)),
+        ("the summary for data governance is there", (workdir / "report" / "summary.html").exists()),
         ("the page loads nothing", not links and "<script" not in page and "default-src 'none'" in page.replace("&#39;", "'")),
     ]
 

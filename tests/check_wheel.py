@@ -7,7 +7,7 @@ WANTED = [
     "relink_jax/configs/demo.py",
     "relink_jax/launch/audit.py",
     "relink_jax/launch/demo.sh",
-    "relink_jax/report/templates/page.html.j2",
+    *(f"relink_jax/report/templates/{name}" for name in ("page.html.j2", "parts.html.j2", "runs.html.j2", "summary.html.j2", "summary.css", "style.css")),
     "relink_jax/data/phantom-3-specialist/model.safetensors",
     "relink_jax/data/phantom-3-specialist/tokenizer.json",
 ]

@@ -47,3 +47,13 @@ def _quickly():
 
 quick = pytest.fixture(_quickly, name="quick")
 quick_module = pytest.fixture(_quickly, name="quick_module", scope="module")
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """Leaves the figures of pages empty, for files that read everything else of a page; they are drawn in tests/report and by the demo."""
+    from relink_jax.report import plots
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "image", lambda *_: "<svg/>")
+        yield

@@ -9,7 +9,7 @@ import pytest
 from relink_jax import cli
 from relink_jax.store import digests
 
-pytestmark = pytest.mark.usefixtures("quick_module")  # the arithmetic of what is compiled here is tested elsewhere
+pytestmark = pytest.mark.usefixtures("quick_module", "undrawn")  # the arithmetic of what is compiled here is tested elsewhere
 
 MODEL = "phantom-3-specialist"
 SETTINGS = [
@@ -20,6 +20,8 @@ SETTINGS = [
     "--config.audit.bootstrap_replicates=100",
     "--config.audit.pool_sizes=10",
     "--config.audit.ks=1",
+    "--config.audit.attacks=",
+    "--config.audit.measures=",
     "--config.probe.bootstrap_replicates=100",
     "--config.probe.max_iterations=5",
     "--config.probe.l2_grid=0.01,1",
@@ -230,6 +232,7 @@ def test_provenance_of_a_model_and_results_without_fields_are_refused_by_every_r
 
 def test_a_directory_in_place_of_the_page_is_refused_by_its_check(copy, capfd):
     (copy / "report" / "index.html").mkdir()
+    (copy / "report" / "summary.html").write_text("")
     assert cli.main(["report", "--check", f"--workdir={copy}"]) == 74
     assert "report/index.html" in capfd.readouterr().err
 

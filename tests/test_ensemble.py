@@ -16,16 +16,17 @@ import relink_jax
 from relink_jax import cli
 from relink_jax.encoders import convert, formats, published
 from relink_jax.report import schema
-from relink_jax.stages import ensembles
-from relink_jax.stages import probe as probe_stage
+from relink_jax.stages import ensembles, utility_prompts, utility_tasks
 from relink_jax.store import checkpoints, digests, shards
+from relink_jax.store.workdir import Workdir
 
-pytestmark = pytest.mark.usefixtures("quick_module", "traced_once")  # the arithmetic of what is compiled here is tested elsewhere
+pytestmark = pytest.mark.usefixtures("quick_module", "undrawn", "traced_once")  # the arithmetic of what is compiled here is tested elsewhere
 
 GOLDEN = against.TESTS / "goldens" / "chexzero"
 FIRST = "best_64_5e-05_original_22000_0.864.pt"
 MEMBERS = ["chexzero-1", "chexzero-2", "chexzero-3"]
 FAST = [
+    *("--config.audit.attacks=", "--config.audit.measures="),
     *("--config.audit.bootstrap_replicates=100", "--config.audit.pool_sizes=3", "--config.audit.ks=1", "--config.embed.batch_size=8"),
     *("--config.probe.bootstrap_replicates=100", "--config.probe.max_iterations=20"),
 ]
@@ -191,14 +192,25 @@ def test_the_ensembles_embeddings_are_its_members(road):
 
 
 def test_only_the_embeddings_of_an_ensemble_are_probed(copy, monkeypatch):
-    seen, real = [], probe_stage._probe
-    monkeypatch.setattr(probe_stage, "_probe", lambda config, cohort, sets, x, features: seen.append(x) or real(config, cohort, sets, x, features))
+    seen, real = [], utility_tasks.linear_probe
+    monkeypatch.setattr(utility_tasks, "linear_probe", lambda config, cohort, sets, x, *names: seen.append(x) or real(config, cohort, sets, x, *names))
     assert relink("probe", *FAST, "--config.models=chexzero", f"--workdir={copy}") == 0
-    assert len(seen) == 1
-    np.testing.assert_array_equal(seen[0], embedded(copy, "chexzero")[0])
+    for probed, expected in zip(seen, embedded(copy, "chexzero"), strict=True):  # images, then reports
+        np.testing.assert_array_equal(probed, expected)
     documents = {one["model"]["name"]: one for one in schema.load_results(copy / "results")}
     probed = {name: [entry["features"] for entry in one["utility"]["probe"]] for name, one in documents.items()}
     assert probed == {"chexzero": ["original"], **{name: ["pre_head", "original"] for name in MEMBERS}}
+
+
+def test_the_ensembles_prompts_are_its_members_and_go_with_theirs(road, copy, capsys):
+    found = Workdir(road, "", b"")
+    joint, parts = (utility_prompts.embeddings(found, name, "original") for name in ("chexzero", MEMBERS[0]))
+    np.testing.assert_allclose(joint[:, : parts.shape[1]] * np.float32(np.sqrt(3)), parts, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(joint, axis=1), 1, atol=1e-6)
+    assert utility_prompts.available(found, "chexzero")
+    shards.discard(copy / "features" / MEMBERS[1] / "prompts")
+    assert not utility_prompts.available(Workdir(copy, "", b""), "chexzero")
+    assert "chexzero: no embedded prompts of this version, so zero-shot is left out; 'relink embed' adds them" in capsys.readouterr().err
 
 
 def test_each_member_names_its_file_and_a_rerun_changes_nothing(road, capsys):

@@ -43,6 +43,24 @@ ONLY_IN = {
 NO_JAX = (
     *("config.py", "cohort_config.py", "settings.py", "errors.py", "cli.py", "cohort/"),
     *("privacy/accounting/", "privacy/ledger.py", "privacy/ledger_chain.py", "privacy/ledger_rules.py", "privacy/statement.py", "audit/metrics.py"),
+    *(
+        f"audit/{name}.py"
+        for name in (
+            "risk",
+            "groups",
+            "regression",
+            "anonymity",
+            "right_patient",
+            "attributes",
+            "multiplicity",
+            "selective",
+            "open_set",
+            "bits",
+            "candidate_side",
+            "bands",
+            "order",
+        )
+    ),
     *("retrieval/expectation.py", "retrieval/pool_law.py", "retrieval/right_patient.py", "retrieval/tiered.py"),
 )
 

@@ -14,7 +14,7 @@ from relink_jax.report import schema
 from relink_jax.stages import audit, context
 from relink_jax.stages import cohort as cohort_stage
 
-pytestmark = pytest.mark.usefixtures("quick_module")  # the arithmetic of what is compiled here is tested elsewhere
+pytestmark = pytest.mark.usefixtures("quick_module", "undrawn")  # the arithmetic of what is compiled here is tested elsewhere
 
 CHECKPOINT = pathlib.Path(config_lib.__file__).parent / "data" / "phantom-0-untrained"
 FAST = ["--config.audit.bootstrap_replicates=100", "--config.audit.pool_sizes=3", "--config.audit.ks=1"]
@@ -55,12 +55,16 @@ def test_required_columns_and_an_own_checkpoint_are_enough_for_an_audit(tmp_path
     assert "images with labels" in capsys.readouterr().err
 
 
-def test_the_demo_on_a_table_without_splits_audits_only(tmp_path, own_checkpoint):
-    flags = minimal(tmp_path)
+def test_the_demo_on_a_table_without_splits_audits_only_and_matches_by_any_column(tmp_path, own_checkpoint):
+    rows = [{**{name: row[name] for name in MINIMAL}, "ward": "ab"[number // 2 % 2]} for number, row in enumerate(archive(tmp_path))]
+    flags = [*write(tmp_path, rows), "--config.cohort.facts=ward", "--config.audit.strata=ward"]
     assert relink("convert", f"--source={own_checkpoint}", *flags) == 0
     assert relink("demo", *FAST, *flags) == 0
     assert not (tmp_path / "w" / "heads" / "my_clip" / "dp").exists()
     assert (tmp_path / "w" / "report" / "index.html").exists()
+    (document,) = schema.load_results(tmp_path / "w" / "results")
+    counted = {one["stratum"]: one for one in document["metrics"] if one["name"] == "recall" and one["full"]}
+    assert (counted["ward"]["N"], counted["other_patient@ward"]["N"]) == (5, 11)  # two more patients of the ward, five others in all
 
 
 def test_splits_without_a_test_split_are_not_audited_on_the_people_trained_on(tmp_path, own_checkpoint, capsys):

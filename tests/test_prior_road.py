@@ -14,9 +14,17 @@ from relink_jax.cohort import schema
 from relink_jax.encoders import published
 from relink_jax.store import shards
 
-pytestmark = pytest.mark.usefixtures("quick_module")  # the arithmetic of what is compiled here is tested elsewhere
+pytestmark = pytest.mark.usefixtures("quick_module", "undrawn")  # the arithmetic of what is compiled here is tested elsewhere
 
-FAST = ["--config.audit.bootstrap_replicates=100", "--config.audit.pool_sizes=3", "--config.audit.ks=1", "--config.embed.batch_size=8", "--config.mitigate="]
+FAST = [
+    "--config.audit.attacks=",
+    "--config.audit.measures=",
+    "--config.audit.bootstrap_replicates=100",
+    "--config.audit.pool_sizes=3",
+    "--config.audit.ks=1",
+    "--config.embed.batch_size=8",
+    "--config.mitigate=",
+]
 NAME = "biovil-t"
 TABLE = "--config.embed.prior=table"
 

@@ -18,7 +18,7 @@ from relink_jax.encoders import convert, preprocess, published, zoo
 from relink_jax.stages import convert as convert_stage
 from relink_jax.store import checkpoints, shards
 
-pytestmark = pytest.mark.usefixtures("quick_module", "traced_once")  # the arithmetic of what is compiled here is tested elsewhere
+pytestmark = pytest.mark.usefixtures("quick_module", "undrawn", "traced_once")  # the arithmetic of what is compiled here is tested elsewhere
 
 GOLDENS = against.TESTS / "goldens"
 ENTRIES = {
@@ -26,7 +26,14 @@ ENTRIES = {
     **{"clip-hf": "clip-vit-b-32", "clip-msgpack": "clip-vit-b-16", "pubmedclip": "pubmedclip", "siglip": "medsiglip-448", "xrayclip": "xrayclip-vit-b-16"},
     **{"cxr-clip-resnet": "cxr-clip-resnet50", "cxr-clip-swin": "cxr-clip-swin-t", "medclip-resnet": "medclip-resnet50", "medclip-swin": "medclip-swin-t"},
 }
-FAST = ["--config.audit.bootstrap_replicates=100", "--config.audit.pool_sizes=3", "--config.audit.ks=1", "--config.embed.batch_size=8"]
+FAST = [
+    "--config.audit.attacks=",
+    "--config.audit.measures=",
+    "--config.audit.bootstrap_replicates=100",
+    "--config.audit.pool_sizes=3",
+    "--config.audit.ks=1",
+    "--config.embed.batch_size=8",
+]
 
 
 @pytest.fixture

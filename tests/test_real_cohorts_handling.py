@@ -10,9 +10,10 @@ from own_archive import archive, write
 from relink_jax import cli
 from relink_jax.store import restricted
 
-pytestmark = pytest.mark.usefixtures("quick_module")
+pytestmark = pytest.mark.usefixtures("quick_module", "undrawn")
 CANARIES = ("canarypatient", "canarystudy", "canaryimage", "canaryreport", "canaryword", "canarysection", "canaryfolder")
 FAST = [
+    *("--config.audit.attacks=", "--config.audit.measures="),
     *("--config.audit.bootstrap_replicates=100", "--config.audit.pool_sizes=3", "--config.audit.ks=1", "--config.embed.batch_size=8"),
     *("--config.models=phantom-0-untrained", "--config.mitigate=", "--config.probe.bootstrap_replicates=100"),
 ]

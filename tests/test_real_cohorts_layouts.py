@@ -12,12 +12,13 @@ from relink_jax import cli
 from relink_jax.stages import cohort as cohort_stage
 from relink_jax.store import tables
 
-pytestmark = pytest.mark.usefixtures("quick_module")
+pytestmark = pytest.mark.usefixtures("quick_module", "undrawn")
 DICOM = importlib.util.find_spec("pydicom") is not None
 LAYOUTS = ("mimic_cxr", "chexpert_plus", "openi_kaggle", "table", "dicom")
 PATIENTS = 24
 AUDIT = [
     *("--config.models=phantom-3-specialist", "--config.mitigate=", "--config.embed.batch_size=16", "--config.audit.bootstrap_replicates=100"),
+    *("--config.audit.attacks=", "--config.audit.measures="),
     *("--config.audit.pool_sizes=10", "--config.audit.ks=1,5", "--config.audit.top_k=5", "--config.audit.same_patient=negative"),
 ]
 

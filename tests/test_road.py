@@ -14,7 +14,7 @@ from relink_jax import cli
 from relink_jax.report import schema
 from relink_jax.store import digests
 
-pytestmark = pytest.mark.usefixtures("quick_module", "traced_once")  # the arithmetic of what is compiled here is tested elsewhere
+pytestmark = pytest.mark.usefixtures("quick_module", "undrawn", "traced_once")  # the arithmetic of what is compiled here is tested elsewhere
 
 MODELS = "phantom-0-untrained,phantom-3-specialist"
 SMALL = [
@@ -25,6 +25,7 @@ SMALL = [
     "--config.embed.shard_rows=64",
     "--config.audit.bootstrap_replicates=100",
     "--config.audit.pool_sizes=10,50",
+    *("--config.audit.attacks=inverted_softmax,ridge", "--config.audit.measures=blocks,right_patient,shuffle"),
     "--config.probe.bootstrap_replicates=100",
     "--config.probe.max_iterations=20",
     "--config.probe.l2_grid=0.01,1",
@@ -75,7 +76,7 @@ def test_dp_results_carry_the_calibrated_epsilon_and_their_paired_change(road):
     document = json.loads((road / "results" / "phantom-3-specialist__dp__phantom-A-test.json").read_text())
     assert document["model"]["dp"]["epsilon"] == pytest.approx(0.34, abs=2e-3)
     assert {entry["against"].split("__")[1] for entry in document["paired"]} == {"original", "noise_only"}
-    assert document["utility"]["paired"][0]["against"] == "original"
+    assert [(entry["task"], entry["against"]) for entry in document["utility"]["paired"]] == [(t, "original") for t in ("probe", "report_probe", "zero_shot")]
     assert document["data"]["exposure"] == {"unseen": document["data"]["n_studies"]}
 
 

@@ -12,13 +12,14 @@ import pytest
 from relink_jax import cli, study
 from relink_jax.encoders import published
 
-pytestmark = pytest.mark.usefixtures("quick_module")
+pytestmark = pytest.mark.usefixtures("quick_module", "undrawn")
 GOLDENS = against.TESTS / "goldens"
 GOLDEN_OF = {
     **{"clip-vit-b-32": "clip-hf", "pubmedclip": "pubmedclip", "biomedclip": "biomedclip", "medsiglip-448": "siglip", "biovil-t": "biovil-t"},
     **{"chexzero": "chexzero", "cxr-clip-swin-t": "cxr-clip-swin", "medclip-swin-t": "medclip-swin", "xrayclip-vit-b-16": "xrayclip", "gloria": "gloria"},
 }
 FAST = [
+    *("--config.audit.attacks=", "--config.audit.measures="),
     *("--config.audit.bootstrap_replicates=100", "--config.audit.pool_sizes=5,10", "--config.audit.ks=1", "--config.embed.batch_size=16"),
     *("--config.heads.mechanism.iterations=2", "--config.heads.noise_draws=1", "--config.embed.anchors=16", "--config.probe.bootstrap_replicates=100"),
     *("--config.probe.max_iterations=20", "--config.report.headline_pool=10"),

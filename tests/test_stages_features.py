@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from relink_jax import cli, errors, heads
-from relink_jax.cohort import schema
+from relink_jax.cohort import prompts, schema
 from relink_jax.encoders import specs, zoo
-from relink_jax.stages import accountants_audit, context
+from relink_jax.stages import accountants_audit, context, probe
 from relink_jax.store import checkpoints, shards, workdir
 
 pytestmark = pytest.mark.usefixtures("quick_module")  # the arithmetic of what is compiled here is tested elsewhere
@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("quick_module")  # the arithmetic of what i
 F, M, D, P = 10, 4, 8, 6
 RUN = [
     *("--config=demo_small", "--config.cohort.phantom.n_patients=60", "--config.models=mine", "--config.mitigate=mine"),
+    *("--config.audit.attacks=", "--config.audit.measures="),
     *("--config.audit.bootstrap_replicates=100", "--config.audit.pool_sizes=10", "--config.probe.bootstrap_replicates=100", "--config.probe.max_iterations=20"),
 ]
 
@@ -159,6 +160,7 @@ def test_heads_of_every_form_are_mitigated_audited_and_probed(cohort_workdir, im
     prepared(cohort_workdir, image, text)
     found = workdir.Workdir(cohort_workdir, "", b"")
     kept(found, "anchors", 16)
+    kept(found, "prompts", len(prompts.texts()), {"prompts": prompts.digest()})
     flags = [*RUN, "--config.heads.noise_draws=1", "--config.heads.mechanism.iterations=3", f"--workdir={cohort_workdir}"]
     for stage in ("heads", "audit", "probe"):
         assert cli.main([stage, *flags]) == 0
@@ -174,7 +176,42 @@ def test_heads_of_every_form_are_mitigated_audited_and_probed(cohort_workdir, im
     assert trained[2]["epsilon"]["rdp"] <= 0.34
     document = json.loads(next((cohort_workdir / "results").glob("mine__dp__*.json")).read_text())
     assert document["model"]["encoding"] == {"precision": "float32", "dtype": "float32"}
-    assert {entry["features"] for entry in document["utility"]["probe"]} == {"pre_head", "dp"}
+    priced(document["utility"])
+
+
+def priced(utility):
+    """Checks the utility of a dp arm: every task, its change against the original heads, and label-level retrieval."""
+    tasks = {task: [entry["features"] for entry in utility[task]] for task in probe.TASKS}
+    assert tasks == {"probe": ["pre_head", "dp"], "report_probe": ["dp"], "zero_shot": ["dp"]}
+    assert [(entry["task"], entry["features"], entry["against"]) for entry in utility["paired"]] == [(task, "dp", "original") for task in tasks]
+    assert all(entry["equivalence"]["margin"] == utility["protocol"]["margin"] == 0.01 for entry in utility["paired"])
+    assert set(utility["zero_shot"][0]["undefined"]) <= set(utility["probe"][1]["undefined"])  # a probe also needs both classes to fit
+    assert utility["probe"][1]["n_patients"] == utility["report_probe"][0]["n_patients"] == utility["zero_shot"][0]["n_patients"]
+    assert utility["report_probe"][0]["n_test"] <= utility["zero_shot"][0]["n_test"] == utility["probe"][1]["n_test"]
+    assert 0 <= utility["label_retrieval"]["precision_at_10"]["value"] <= 1
+    assert 0 < utility["label_retrieval"]["chance"] < utility["label_retrieval"]["chance_ndcg"] < 1
+
+
+def test_without_prompts_of_this_version_zero_shot_is_left_out_and_the_rest_measured_anew(cohort_workdir, capsys):
+    prepared(cohort_workdir, "linear", "linear")
+    kept(workdir.Workdir(cohort_workdir, "", b""), "prompts", 3, {"prompts": "of another version"})
+    flags = [*RUN, "--config.mitigate=", f"--workdir={cohort_workdir}"]
+    assert cli.main(["audit", *flags]) == 0
+    path = next((cohort_workdir / "results").glob("mine__original__*.json"))
+    document = json.loads(path.read_text())
+    document["utility"]["zero_shot"] = ["stale"]
+    document["warnings"] += ["zero-shot of Edema: stale", "probe of Edema: stale", "something else"]
+    path.write_text(json.dumps(document))
+    assert cli.main(["probe", *flags]) == 0
+    told, document = capsys.readouterr(), json.loads(path.read_text())
+    assert "mine: no embedded prompts of this version, so zero-shot is left out; 'relink embed' adds them" in told.err
+    assert "report probe" in told.out
+    assert "zero-shot 0." not in told.out
+    assert "zero_shot" not in document["utility"]
+    assert document["utility"]["paired"] == []
+    assert document["utility"]["report_probe"][0]["features"] == "original"
+    assert "something else" in document["warnings"]
+    assert not any(line.endswith("stale") for line in document["warnings"])
 
 
 def test_the_configured_mechanism_is_attacked_and_its_ledger_says_so(cohort_workdir):

@@ -9,9 +9,9 @@ import pytest
 
 from relink_jax import config as config_lib
 from relink_jax.audit import run as audit_run
-from relink_jax.cohort import pictures, schema
+from relink_jax.cohort import pictures, prompts, schema
 from relink_jax.retrieval import loop
-from relink_jax.stages import audit, context, embed, probe
+from relink_jax.stages import adversary, audit, context, embed, utility_tasks
 
 pytestmark = pytest.mark.usefixtures("quick_module")  # the arithmetic of what is compiled here is tested elsewhere
 
@@ -63,9 +63,10 @@ def test_defaults_of_the_audit_are_the_primary_analysis():
 def test_every_audit_setting_arrives(monkeypatch):
     settings = {
         "pool_sizes": (7, 9), "ks": (2,), "top_k": 3, "label_policy": "u_one", "same_patient": "negative", "bootstrap_replicates": 123, "level": 0.8,
-        "mc_repeats": 2, "precision": "bf16x3", "split": "ring", "query_block": 11, "tile": 13, "panel": 17, "memory": 2.0, "kernel": "never", "seed": 5,
+        "mc_repeats": 2, "precision": "bf16x3", "split": "ring", "query_block": 11, "tile": 13, "panel": 17, "memory": 2.0, "kernel": "never", "seed": 5, "attacks": ("csls",), "measures": ("blocks",),
     }  # fmt: skip
-    run = config_lib.RunConfig(audit=config_lib.AuditConfig(**settings))
+    run = config_lib.RunConfig(audit=config_lib.AuditConfig(**settings, strata=("view",)))
+    settings |= {"further_strata": ("view",), "holding": None}
 
     def stop(prepared, **given):
         raise ArrivedError(given)
@@ -102,21 +103,24 @@ def test_parts_of_a_long_pass_go_once_its_result_is_written(tmp_path, monkeypatc
 def test_unlabelled_studies_arrive_as_unlabelled(tmp_path):
     cohort = small_cohort(tmp_path)
     vectors = np.random.default_rng(0).standard_normal((24, 3)).astype(np.float32)
-    prepared = audit._inputs(cohort, cohort.select(split="test"), vectors, vectors[:12], cohort.study_exposure[8:12])
+    people = adversary.People(cohort.select(split="test"), {}, cohort.study_exposure[8:12])
+    prepared = adversary.prepared(cohort, people, vectors, vectors[:12])
     assert prepared.study_has_labels.tolist() == [True, False, True, True]
     np.testing.assert_allclose(prepared.texts, vectors[8:12] / np.linalg.norm(vectors[8:12], axis=1, keepdims=True), rtol=1e-6)
 
 
-def test_the_probe_is_fitted_on_training_patients_chosen_on_validation_and_scored_on_test(tmp_path, monkeypatch):
+@pytest.mark.parametrize("task", ["probe", "report_probe"])
+def test_the_probe_is_fitted_on_training_patients_chosen_on_validation_and_scored_on_test(tmp_path, monkeypatch, task):
     cohort = small_cohort(tmp_path)
     features = np.arange(24, dtype=np.float32)[:, None]
     seen = {}
-    monkeypatch.setattr(probe.probe, "fit_probe", lambda **given: seen.update(train=given["train"][0], validate=given["validate"][0]))
-    monkeypatch.setattr(probe.probe, "evaluate", lambda fitted, **given: seen.update(test=given["test"][0], patients=given["patient_test"]))
+    monkeypatch.setattr(utility_tasks.probe, "fit_probe", lambda **given: seen.update(train=given["train"][0], validate=given["validate"][0]))
+    monkeypatch.setattr(utility_tasks.probe, "evaluate", lambda fitted, **given: seen.update(test=given["test"][0], patients=given["patient_test"]))
     run = config_lib.RunConfig()
-    probe._probe(run, cohort, context.evaluation_sets(run, cohort), features, "original")
-    assert [seen[name].ravel().tolist() for name in ("train", "validate", "test")] == [list(range(12)), list(range(12, 16)), list(range(16, 24))]
-    assert seen["patients"].tolist() == [8, 8, 9, 9, 10, 10, 11, 11]
+    utility_tasks.linear_probe(run, cohort, context.evaluation_sets(run, cohort), features, "original", task)
+    rows = [list(range(12)), list(range(12, 16)), list(range(16, 24))] if task == "probe" else [list(range(6)), list(range(6, 8)), list(range(8, 12))]
+    assert [seen[name].ravel().tolist() for name in ("train", "validate", "test")] == rows
+    assert seen["patients"].tolist() == ([8, 8, 9, 9, 10, 10, 11, 11] if task == "probe" else [8, 9, 10, 11])
 
 
 def test_only_the_site_that_was_chosen_trains(tmp_path):
@@ -127,7 +131,7 @@ def test_only_the_site_that_was_chosen_trains(tmp_path):
 
 
 def handed(tmp_path, monkeypatch, cohort, **settings):
-    """Returns what the embed stage says of one model of which it keeps anchors too, and what it hands on for images, texts and anchors."""
+    """Returns what the embed stage says of one model of which it keeps anchors too, and what it hands on for images, texts, anchors and prompts."""
     seen = []
     monkeypatch.setattr(embed.context, "needs", lambda *_: None)
     monkeypatch.setattr(embed.checkpoints, "restore", lambda _: ({}, {"tree_sha256": "of the weights"}))
@@ -143,7 +147,8 @@ def test_features_are_kept_under_the_digests_of_weights_and_cohort(tmp_path, mon
     cohort = small_cohort(tmp_path)
     _, seen = handed(tmp_path, monkeypatch, cohort)
     assert seen[0]["identity"] == seen[1]["identity"] == {"weights": "of the weights", "cohort": cohort.digest()}
-    assert seen[2]["identity"]["weights"] == "of the weights"
+    assert [given["identity"]["weights"] for given in seen[2:]] == ["of the weights"] * 2
+    assert seen[3]["identity"]["prompts"] == prompts.digest()
 
 
 def test_every_embed_setting_arrives(tmp_path, monkeypatch):
@@ -153,8 +158,9 @@ def test_every_embed_setting_arrives(tmp_path, monkeypatch):
         {**settings, "map_dtype": "float16"},
         settings,
         settings,
+        settings,
     ]
-    assert [type(given.get("pictures")) for given in seen] == [pictures.Files, type(None), type(None)]
+    assert [type(given.get("pictures")) for given in seen] == [pictures.Files, *[type(None)] * 3]
 
 
 @pytest.mark.parametrize(("mode", "compared"), [("table", 2), ("none", 0)])
@@ -165,4 +171,4 @@ def test_an_image_whose_prior_is_the_first_one_is_shown_beside_it(tmp_path, monk
     priors[[1, 3]] = 0, 2
     done, seen = handed(tmp_path, monkeypatch, dataclasses.replace(small_cohort(tmp_path), image_prior=priors), prior=mode)
     assert done.compared == compared
-    assert [given.get("missing") for given in seen] == ["the stand-in" if compared else None, None, None]
+    assert [given.get("missing") for given in seen] == ["the stand-in" if compared else None, None, None, None]

@@ -13,6 +13,7 @@ import numpy as np
 
 from relink_jax import errors
 from relink_jax.audit import metrics, queries, uncertainty
+from relink_jax.audit.per_image import COSINE, PerImage
 from relink_jax.retrieval.counted import OTHER_PATIENT
 
 
@@ -24,10 +25,19 @@ class Audited(Protocol):
         """Per-query table of each direction."""
 
     @property
+    def per_image(self) -> PerImage | None:
+        """What is known of image queries beyond counts; None where nothing more was measured."""
+
+    @property
+    def selected(self) -> str:
+        """Label of the best attack, as calibration patients chose it; 'cosine' where no other was tried."""
+
+    @property
     def protocol(self) -> dict[str, Any]:
         """How it was measured; the bootstrap settings are read from it."""
 
 
+BEST = "best"  # stands for whichever attack calibration patients chose in each arm
 FORMS = ("difference", "ratio", "reduction", "excess_reduction", "bits_removed")
 
 
@@ -40,10 +50,12 @@ def paired(
     pool_size: int | None = None,
     direction: str = "i2r",
     stratum: str = OTHER_PATIENT,
+    attack: str = COSINE,
 ) -> dict[str, Any]:
     """Returns one metric in both arms and how it changed, each form with its patient-clustered BCa interval.
 
-    Args: name: 'recall', 'mrr' or 'auc_within_query' (k None for the last two). pool_size: None for the full pool.
+    Args: name: 'recall', 'mrr' or 'auc_within_query' (k None for the last two). pool_size: None for the full pool. attack: label of the attack in
+        both arms, or `BEST`, the one that calibration patients chose in each; image queries only, those on which attacks are judged.
     Returns: {'before', 'after', 'chance', 'n_queries', 'n_patients', 'level', 'B', and per form {'value', 'low', 'high'}}:
         difference a-b; ratio a/b; reduction 1-a/b; excess_reduction (b-a)/(b-chance); bits_removed log2(b/a). Null where undefined or unbounded.
     Raises: DataError: the arms hold different queries or patients, or the metric was not measured in both.
@@ -55,16 +67,23 @@ def paired(
         or not all(np.array_equal(getattr(tables[0], field), getattr(tables[1], field)) for field in ("query_key", "patient_key"))
     ):
         raise errors.DataError(errors.describe("arms differ", "paired comparison", "the same queries of the same patients in both", "others"))
-    found = [_find(table, name, k, pool_size, direction, stratum) for table in (tables[0], tables[1])]
-    if not np.array_equal(found[0].eligible, found[1].eligible):
-        raise errors.DataError(errors.describe("arms differ", "paired comparison", "the same eligible queries in both", "others"))
+    found = [_find(arm, attack, name, k, pool_size, direction, stratum) for arm in (before, after)]
+    if not np.array_equal(found[0].eligible, found[1].eligible) or not np.array_equal(found[0].chance, found[1].chance):
+        raise errors.DataError(errors.describe("arms differ", "paired comparison", "the same eligible queries among as many candidates in both", "others"))
     names, patient_of = queries.patients(before.queries)
-    patient = patient_of[direction][found[0].eligible]
     settings = uncertainty.Bootstrap(**before.protocol["bootstrap"])
-    columns = [found[0].bounds.expected, found[1].bounds.expected, found[0].chance]
-    sums = np.stack([uncertainty.patient_sums(patient, column, len(names)) for column in columns], axis=1)
-    counts = uncertainty.patient_sums(patient, np.ones(len(patient)), len(names))
-    estimate, low, high = _intervals(sums, counts, settings, ranked=name in ("recall", "mrr"))
+    return changed(found[0], found[1], patient_of[direction], len(names), settings)
+
+
+def changed(
+    before: metrics.Metric, after: metrics.Metric, patient_of: np.ndarray, n_patients: int, settings: uncertainty.Bootstrap
+) -> dict[str, Any]:  # fmt: skip
+    """Returns what `paired` does of one metric measured twice on the same eligible queries; `patient_of`: patient number of every query of the direction."""
+    patient = patient_of[before.eligible]
+    columns = [before.bounds.expected, after.bounds.expected, before.chance]
+    sums = np.stack([uncertainty.patient_sums(patient, column, n_patients) for column in columns], axis=1)
+    counts = uncertainty.patient_sums(patient, np.ones(len(patient)), n_patients)
+    estimate, low, high = _intervals(sums, counts, settings, ranked=before.name in ("recall", "mrr"))
     held = counts > 0
     means = [float(column.mean()) for column in columns]
     shown = {
@@ -79,24 +98,33 @@ def paired(
     return shown | {form: {"value": _plain(estimate[i]), "low": _plain(low[i]), "high": _plain(high[i])} for i, form in enumerate(FORMS)}
 
 
-def entry(against: str, before: Audited, after: Audited, metric: Mapping[str, Any]) -> dict[str, Any]:
+def entry(against: str, before: Audited, after: Audited, metric: Mapping[str, Any], attack: str = COSINE) -> dict[str, Any]:
     """Returns one `paired` entry of the results schema: how `metric` (an entry, or its name, k, N, full, direction, stratum) changed.
 
-    Args: against: file stem of the results compared with.
+    Args: against: file stem of the results compared with. attack: see `paired`.
     """
-    reference = {field: metric[field] for field in ("name", "k", "N", "full", "direction", "stratum")}
     size = None if metric["full"] else metric["N"]
-    found = paired(before, after, metric["name"], k=metric["k"], pool_size=size, direction=metric["direction"], stratum=metric["stratum"])
+    where = {"direction": metric["direction"], "stratum": metric["stratum"], "attack": attack}
+    found = paired(before, after, metric["name"], k=metric["k"], pool_size=size, **where)
+    return {"against": against, "attack": attack, "before": found["before"], "after": found["after"], **told(metric, found)}
+
+
+def told(metric: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what results tell of `found`, a return value of `changed`: which metric, its difference with the interval, and the other forms."""
     change = found["difference"]
     ci = {"method": "patient_bca", "level": found["level"], "low": change["low"], "high": change["high"], "B": found["B"]}
     others = {form: found[form] for form in ("ratio", "reduction", "excess_reduction", "bits_removed")}
-    return {"against": against, "metric_ref": reference, "difference": change["value"], "ci": ci, **others}
+    reference = {field: metric[field] for field in ("name", "k", "N", "full", "direction", "stratum")}
+    return {"metric_ref": reference, "difference": change["value"], "ci": ci, **others}
 
 
-def _find(table: queries.Queries, name: str, k: int | None, pool_size: int | None, direction: str, stratum: str) -> metrics.Metric:
+def _find(arm: Audited, attack: str, name: str, k: int | None, pool_size: int | None, direction: str, stratum: str) -> metrics.Metric:
+    table, judged = arm.queries[direction], None
+    if attack != COSINE and arm.per_image is not None:
+        table, judged = arm.per_image.seen_by(arm.selected if attack == BEST else attack, table), arm.per_image.evaluated
     for metric in metrics.per_query(table, direction, stratum, [pool_size], [k] if k else [1]):
         if metric.name == name and (metric.k == k or name != "recall"):
-            return metric
+            return metric if judged is None else metrics.only(metric, judged[metric.eligible])
     raise errors.DataError(
         errors.describe("metric not measured", "paired comparison", "a metric, k and pool size that these data allow", f"{name} k={k} pool size {pool_size}")
     )
@@ -136,7 +164,7 @@ def _forms(values: np.ndarray) -> np.ndarray:
     before, after, chance = values.T
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(before > 0, after / before, np.nan)
-        excess = np.where(np.abs(before - chance) > 1e-9 * chance, (before - after) / (before - chance), np.nan)
+        excess = np.where(before > (1 + 1e-9) * chance, (before - after) / (before - chance), np.nan)
         bits = np.where((before > 0) & (after > 0), -np.log2(ratio), np.nan)
     return np.stack([after - before, ratio, 1 - ratio, excess, bits], axis=1)
 

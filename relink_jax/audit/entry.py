@@ -1,7 +1,7 @@
 """The audit as one call on arrays and ids: `relink_jax.audit(...)`. Needs no encoder, torch or transformers."""
 
 import inspect
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from relink_jax import errors
@@ -22,6 +22,7 @@ def audit(
     image_patient: Sequence[Hashable] | None = None,
     image_id: Sequence[Hashable] | None = None,
     study_exposure: Any = None,
+    study_facts: Mapping[str, Any] | None = None,
     normalize: bool = True,
     keep_ids: bool = False,
     mesh: Any = None,
@@ -35,7 +36,7 @@ def audit(
             report. Ids may be any hashable values; rows are joined by id, never by position.
         labels: [S, 14] CheXpert states 1, 0, -1 (uncertain), NaN, None or -2 (blank); a row all NaN has no labels. Enables
             the label-matched strata.
-        image_patient, image_id, study_exposure, normalize, keep_ids: see `relink_jax.audit.inputs.prepare`.
+        image_patient, image_id, study_exposure, study_facts, normalize, keep_ids: see `relink_jax.audit.inputs.prepare`.
         mesh: device mesh (`relink_jax.runtime.mesh.make_mesh`); default, all devices.
         **options: ks, pool_sizes, top_k, label_policy, same_patient, bootstrap_replicates, level, mc_repeats, precision,
             split, query_block, tile, panel, memory, seed: see `relink_jax.audit.run.audit_inputs`. Unless given, ks and pool sizes are those of 1, 5, 10 and of
@@ -67,6 +68,7 @@ def audit(
         image_patient=image_patient,
         image_id=image_id,
         study_exposure=study_exposure,
+        study_facts=study_facts,
         normalize=normalize,
         keep_ids=keep_ids,
     )

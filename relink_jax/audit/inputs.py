@@ -34,6 +34,7 @@ class AuditInputs:
         study_labels: int8 [S, 14] in {1, 0, -1, -2 blank}, or None. study_has_labels: bool [S].
         image_key, study_key, patient_key: pseudonyms written to results, object arrays [Q], [S], [P].
         study_exposure: whether the model's training has seen each study ('seen', 'unseen' or 'unknown'), object array [S], or None.
+        study_facts: what else is recorded of each study (sex, age, view, words of its report), float64 or object arrays [S] by name.
     """
 
     images: RowSource
@@ -47,6 +48,7 @@ class AuditInputs:
     study_key: np.ndarray
     patient_key: np.ndarray
     study_exposure: np.ndarray | None = None
+    study_facts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def describe(self) -> dict[str, int]:
         """Returns the sizes that results carry."""
@@ -72,6 +74,7 @@ def prepare(
     image_patient: Sequence[Hashable] | None = None,
     image_id: Sequence[Hashable] | None = None,
     study_exposure: Any = None,
+    study_facts: Mapping[str, Any] | None = None,
     normalize: bool = True,
     keep_ids: bool = False,
 ) -> AuditInputs:
@@ -88,6 +91,7 @@ def prepare(
         image_patient: [Q] patient id of each image, checked against its study's.
         image_id: [Q] distinct pseudonyms of images, used with keep_ids.
         study_exposure: [S] 'seen', 'unseen' or 'unknown': whether the model's training has seen the study; Recall is then also given for each.
+        study_facts: what else is recorded of each study, [S] numbers or words by name, None where it is not; for strata and for who is at risk.
         normalize: scale rows to unit norm (cosine scores); False takes inner products of the rows as they are.
         keep_ids: write the ids given here into results; pass True only for pseudonyms. Otherwise results hold row numbers.
     Raises: DataError: text or complex numbers in place of real ones, non-finite or zero rows, unequal dims or lengths, missing
@@ -149,6 +153,7 @@ def prepare(
         study_key=keys[1],
         patient_key=keys[2],
         study_exposure=exposure,
+        study_facts={name: _fact(name, values, n_studies) for name, values in (study_facts or {}).items()},
     )
 
 
@@ -249,6 +254,17 @@ def _ids(name: str, values: Any, n: int, owner: str) -> list[Hashable]:
     if absent.any():
         raise errors.DataError(errors.describe("missing id", where, "a hashable, non-empty id in every row", _rows(absent)))
     return ids
+
+
+def _fact(name: str, values: Any, n_studies: int) -> np.ndarray:
+    """Returns one fact of the studies: float64 with NaN where None, or an object array of words with '' where None, unless all are numbers."""
+    where = f"fact {name!r} of argument 'study_facts'"
+    given = list(values.tolist() if hasattr(values, "tolist") else values)
+    if len(given) != n_studies:
+        raise errors.DataError(errors.describe("length differs", where, f"{n_studies} values, one per row of 'texts'", str(len(given))))
+    if all(one is None or (isinstance(one, numbers.Real) and not isinstance(one, bool)) for one in given):
+        return np.array([np.nan if one is None else float(one) for one in given])
+    return np.array(["" if one is None or one != one else str(one) for one in given], dtype=object)
 
 
 def _exposures(values: Any, n_studies: int) -> np.ndarray:

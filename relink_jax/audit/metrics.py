@@ -3,9 +3,9 @@
 For each direction, stratum, pool size N (and the full pool) and k: Recall@k expected under random tie-breaking with its
 optimistic and pessimistic bounds, MRR, mean rank, and the pool-free within-query AUC.
 
-Strata: `other_patient`; `label_matched` on the queries that have at least N - 1 label-matched negatives; and
-`other_patient@label_matched`, the random pool on those same queries, which is what a matched figure must be compared with.
-`full` is each query's whole pool of its stratum, M + 1 candidates; N is then the largest of them and chance the mean.
+Strata: `other_patient`; `label_matched` on the queries that have at least N - 1 label-matched negatives; `other_patient@label_matched`, the
+random pool on those same queries, which is what a matched figure must be compared with; and both for every further stratum that was counted, of
+which Recall@1 and the AUC of image queries are told. `full` is each query's whole pool of its stratum, M + 1 candidates; N is then the largest of them and chance the mean.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from relink_jax.audit import monte_carlo, queries, uncertainty
 from relink_jax.retrieval import expectation
 from relink_jax.retrieval.counted import I2R, LABEL_MATCHED, OTHER_PATIENT, StratumCounts
 
-PAIRED = f"{OTHER_PATIENT}@{LABEL_MATCHED}"
+_SAME_QUERIES = f"{OTHER_PATIENT}@"
+PAIRED = f"{_SAME_QUERIES}{LABEL_MATCHED}"
 FEW_HITS = 10
-STRATA = (OTHER_PATIENT, LABEL_MATCHED, PAIRED)
 FEWEST_PATIENTS = 10  # a group of fewer is not shown
 
 
@@ -54,8 +54,7 @@ class Metric:
 
 def per_query(queries_of: queries.Queries, direction: str, stratum: str, pool_sizes: Sequence[int | None], ks: Sequence[int]) -> list[Metric]:
     """Returns the metrics of one direction and stratum; pool sizes (None: full) without an eligible query, and k > N, are left out."""
-    selecting = queries_of.strata[OTHER_PATIENT if stratum == OTHER_PATIENT else LABEL_MATCHED]
-    counted = queries_of.strata[LABEL_MATCHED if stratum == LABEL_MATCHED else OTHER_PATIENT]
+    selecting, counted = (queries_of.strata[name] for name in sources(stratum))
     out = []
     for size in pool_sizes:
         eligible = np.flatnonzero((size or 2) <= selecting.M + 1)
@@ -77,23 +76,41 @@ def per_query(queries_of: queries.Queries, direction: str, stratum: str, pool_si
     return out
 
 
+def paired_pool(stratum: str) -> str:
+    """Returns the name of the random pool on the queries that a stratum selects."""
+    return f"{_SAME_QUERIES}{stratum}"
+
+
+def sources(stratum: str) -> tuple[str, str]:
+    """Returns the counted strata that select the queries of `stratum` and that its pools are drawn from."""
+    selecting = stratum.removeprefix(_SAME_QUERIES)
+    return selecting, (OTHER_PATIENT if stratum != selecting else stratum)
+
+
+def measured(table: queries.Queries) -> list[str]:
+    """Returns the strata of a direction's metrics, in order: all other patients, then every other stratum with its paired random pool."""
+    further = [name for name in table.strata if name != OTHER_PATIENT]
+    return [OTHER_PATIENT, *(name for stratum in further for name in (stratum, paired_pool(stratum)))]
+
+
 def recall(queries_of: queries.Queries, direction: str, stratum: str, pool_size: int | None, k: int) -> float:
     """Returns mean expected Recall@k in random pools of `pool_size` (None: each query's full pool), exactly, from the counts.
 
     Raises: DataError: an unknown stratum, k or N not whole, N outside 2 to the largest pool of the stratum, or k outside 1 to N.
     """
-    strata = [name for name in STRATA if name == OTHER_PATIENT or LABEL_MATCHED in queries_of.strata]
+    strata = measured(queries_of)
     if stratum not in strata:
         expected = f"one of {', '.join(strata)}"
         raise errors.DataError(errors.describe("stratum", f"recall of {direction}", expected, repr(stratum)) + errors.suggest(str(stratum), strata))
     where = f"recall of {direction} {stratum}"
-    asked = queries_of.strata[OTHER_PATIENT if stratum == OTHER_PATIENT else LABEL_MATCHED].M
+    selecting, drawn = sources(stratum)
+    asked = queries_of.strata[selecting].M
     largest = int(asked.max(initial=0)) + 1
     if largest < 2:
         raise errors.DataError(errors.describe("no negatives", where, "a query with a candidate", "none"))
     if pool_size is not None and not (_whole(pool_size) and 2 <= pool_size <= largest):
         raise errors.DataError(errors.describe("pool size", where, f"a whole number from 2 to {largest}, the largest pool", repr(pool_size)))
-    full = int(queries_of.strata[LABEL_MATCHED if stratum == LABEL_MATCHED else OTHER_PATIENT].M[asked > 0].max()) + 1
+    full = int(queries_of.strata[drawn].M[asked > 0].max()) + 1
     if not (_whole(k) and 1 <= k <= (pool_size or full)):
         raise errors.DataError(errors.describe("k", where, f"a whole number from 1 to {pool_size or full}, the pool size", repr(k)))
     found = next(metric for metric in per_query(queries_of, direction, stratum, [pool_size], [k]) if metric.name == "recall")
@@ -122,14 +139,8 @@ def compute(tables: Mapping[str, queries.Queries], protocol: Mapping[str, Any]) 
     """Returns (metrics entries, warnings) of a per-query table under `protocol` (ks, pool_sizes, bootstrap, mc_repeats)."""
     ks, sizes = protocol["ks"], [*protocol["pool_sizes"], None]
     names, patient_of = queries.patients(tables)
-    metrics = [
-        metric
-        for direction, table in tables.items()
-        for stratum in STRATA
-        if stratum == OTHER_PATIENT or LABEL_MATCHED in table.strata
-        for metric in per_query(table, direction, stratum, sizes, ks)
-    ]
-    entries = _entries(metrics, tables, protocol, patient_of, len(names))
+    metrics = [metric for direction, table in tables.items() for stratum in measured(table) for metric in _told(table, direction, stratum, sizes, ks)]
+    entries = entries_of(metrics, tables, protocol, patient_of, len(names))
     return entries, _warnings(tables, entries, protocol)
 
 
@@ -149,20 +160,28 @@ def by_exposure(tables: Mapping[str, queries.Queries], protocol: Mapping[str, An
         inside = table.exposure == group
         if len(np.unique(patient_of[I2R][inside])) < FEWEST_PATIENTS:
             continue
-        chosen = [_only(metric, inside[metric.eligible]) for metric in every if metric.name == "recall" and inside[metric.eligible].any()]
+        chosen = [only(metric, inside[metric.eligible]) for metric in every if metric.name == "recall" and inside[metric.eligible].any()]
         metrics, groups = metrics + chosen, groups + [group] * len(chosen)
     if not metrics:
         return []
-    entries = _entries(metrics, tables, {**protocol, "mc_repeats": 0}, patient_of, len(names))
+    entries = entries_of(metrics, tables, {**protocol, "mc_repeats": 0}, patient_of, len(names))
     return [{"exposure": group, **entry} for group, entry in zip(groups, entries, strict=True)]
 
 
-def _only(metric: Metric, rows: np.ndarray) -> Metric:
+def _told(table: queries.Queries, direction: str, stratum: str, sizes: Sequence[int | None], ks: Sequence[int]) -> list[Metric]:
+    """Returns what results tell of a stratum: everything, or of further strata Recall@1 and the AUC of image queries."""
+    if sources(stratum)[0] in (OTHER_PATIENT, LABEL_MATCHED):
+        return per_query(table, direction, stratum, sizes, ks)
+    return [one for one in per_query(table, direction, stratum, sizes, [1]) if one.name in ("recall", "auc_within_query")] if direction == I2R else []
+
+
+def only(metric: Metric, rows: np.ndarray) -> Metric:
+    """Returns a metric on those of its eligible queries that `rows` (bool, one each) names."""
     bounds = expectation.Bounds(metric.bounds.expected[rows], metric.bounds.optimistic[rows], metric.bounds.pessimistic[rows])
     return dataclasses.replace(metric, eligible=metric.eligible[rows], bounds=bounds, chance=metric.chance[rows])
 
 
-def _entries(
+def entries_of(
     metrics: Sequence[Metric], tables: Mapping[str, queries.Queries], protocol: Mapping[str, Any], patient_of: Mapping[str, np.ndarray], n_patients: int
 ) -> list[dict[str, Any]]:
     """Returns an entry of the results schema for each metric, with its patient-clustered interval."""
@@ -246,9 +265,10 @@ def _sampled(metric: Metric, tables: Mapping[str, queries.Queries], repeats: int
     """Returns the Monte Carlo cross-check of a recall at a finite pool size, or None."""
     if not repeats or metric.name != "recall" or metric.full or metric.k is None or metric.N is None:
         return None
-    counted = tables[metric.direction].strata[LABEL_MATCHED if metric.stratum == LABEL_MATCHED else OTHER_PATIENT]
+    counted = tables[metric.direction].strata[sources(metric.stratum)[1]]
     chosen = StratumCounts(*(array[metric.eligible] for array in (counted.M, counted.g, counted.t)))
-    generator = np.random.default_rng([seed, metric.k, metric.N, STRATA.index(metric.stratum), int(metric.direction == "r2i")])
+    place = measured(tables[metric.direction]).index(metric.stratum)
+    generator = np.random.default_rng([seed, metric.k, metric.N, place, int(metric.direction == "r2i")])
     sampled = monte_carlo.recall(chosen, metric.N, metric.k, repeats, generator)
     hits = repeats * float(np.minimum(metric.bounds.expected, 1 - metric.bounds.expected).sum())
     z = monte_carlo.z_score(sampled, metric.bounds.expected, repeats)
@@ -259,11 +279,12 @@ def _sampled(metric: Metric, tables: Mapping[str, queries.Queries], repeats: int
 def _warnings(tables: Mapping[str, queries.Queries], entries: Sequence[Mapping[str, Any]], protocol: Mapping[str, Any]) -> list[str]:
     found = []
     for direction, table in tables.items():
-        measured = {entry["stratum"] for entry in entries if entry["direction"] == direction}
-        found += [f"{direction} {stratum}: absent, no query has a candidate in it" for stratum in table.strata if stratum not in measured]
-        for stratum in dict.fromkeys(entry["stratum"] for entry in entries if entry["direction"] == direction):
+        told = {entry["stratum"] for entry in entries if entry["direction"] == direction}
+        expected = [name for name in table.strata if direction == I2R or name in (OTHER_PATIENT, LABEL_MATCHED)]
+        found += [f"{direction} {stratum}: absent, no query has a candidate in it" for stratum in expected if stratum not in told]
+        for stratum in (name for name in measured(table) if name in told and sources(name)[0] in (OTHER_PATIENT, LABEL_MATCHED)):
             here = [entry for entry in entries if (entry["direction"], entry["stratum"], entry["name"]) == (direction, stratum, "recall")]
-            largest = int(tables[direction].strata[LABEL_MATCHED if stratum == LABEL_MATCHED else OTHER_PATIENT].M.max()) + 1
+            largest = int(table.strata[sources(stratum)[1]].M.max()) + 1
             absent = [str(size) for size in protocol["pool_sizes"] if size > largest]
             if absent and stratum != PAIRED:
                 found.append(f"{direction} {stratum}: pool sizes {', '.join(absent)} left out, no query has that many candidates")

@@ -1,7 +1,7 @@
-"""The result of an audit: read it in Python, print it, save it as JSON beside a per-query Parquet, rebuild it from that Parquet.
+"""The result of an audit: read it in Python, print it, save it as JSON beside two Parquet tables, rebuild it from those.
 
-The JSON follows results schema 1.0: run, data, model, protocol, counts, metrics, by_exposure, utility, warnings, checks. It holds no NaN:
-an undefined number is null and a warning says why. It names no record; the Parquet does, by pseudonym, and stays local.
+The JSON follows results schema 1.0: run, data, model, protocol, counts, metrics, by_exposure, utility, warnings, checks, and what `sections`
+adds. It holds no NaN: an undefined number is null and a warning says why. It names no record; the tables do, by pseudonym, and stay local.
 """
 
 import dataclasses
@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from relink_jax import errors
-from relink_jax.audit import comparison, metrics, queries
+from relink_jax.audit import comparison, metrics, new_candidates, queries, sections
+from relink_jax.audit import per_image as per_image_lib
 from relink_jax.retrieval.counted import OTHER_PATIENT, DirectionCounts
 from relink_jax.store import digests, files, tables
 
 SCHEMA_VERSION = "1.0"
-PER_QUERY = "per_query"
+PER_QUERY, PER_IMAGE = "per_query", "per_image"
+_SUFFIXES = {PER_QUERY: ".parquet", PER_IMAGE: ".images.parquet"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,8 @@ class AuditResult:
             the whole database including the query's own and same-patient records; -1 past its end.
         own_score: per direction, score of the truth, float32 [Q].
         candidate_key: per direction, pseudonym of each candidate number, object array of str.
+        per_image: what is known of image queries beyond counts. attacks: every attack tried, without figures. given: what no table
+            can give back.
     """
 
     queries: dict[str, queries.Queries]
@@ -44,6 +48,14 @@ class AuditResult:
     top: dict[str, tuple[np.ndarray, np.ndarray]]
     own_score: dict[str, np.ndarray]
     candidate_key: dict[str, np.ndarray]
+    per_image: per_image_lib.PerImage | None = None
+    attacks: Sequence[Mapping[str, Any]] = ()
+    given: sections.Given = dataclasses.field(default_factory=sections.Given)
+
+    @property
+    def selected(self) -> str:
+        """Label of the best attack, as calibration patients chose it."""
+        return selected(self.attacks)
 
     @property
     def counts(self) -> dict[tuple[str, str], dict[str, np.ndarray]]:
@@ -127,24 +139,30 @@ class AuditResult:
             "metrics": self.metrics,
             "paired": [dict(entry) for entry in paired],
             "by_exposure": metrics.by_exposure(self.queries, self.protocol),
+            **sections.compute(self.queries, self.per_image, self.protocol, self.attacks, self.given),
             "utility": {"probe": [], **(utility or {})},
             "checks": self.checks,
             "warnings": self.warnings,
         }
 
-    def save(self, path: str | pathlib.Path, **sections: Any) -> pathlib.Path:
-        """Writes `path`.parquet (per query, local only), then `path`.json, and returns the JSON's path; `sections` as in `to_json`.
+    def save(self, path: str | pathlib.Path, **more: Any) -> pathlib.Path:
+        """Writes `path`.parquet and `path`.images.parquet (local only), then `path`.json, and returns the JSON's path; `more` as in `to_json`.
 
-        A results JSON therefore never exists without its table. Files are 0600.
+        A results JSON therefore never exists without its tables. Files are 0600.
 
         Raises: UsageError: not the path of a file, or a name too long; StoreError: it cannot be written.
         """
         stem = _stem(path)
-        parquet, target = (stem.with_name(stem.name + suffix) for suffix in (".parquet", ".json"))
-        columns = {**queries.to_columns(self.queries), **self._score_columns()}
-        digest = tables.write_table(parquet, columns, {"relink_jax": f"per-query counts, schema {SCHEMA_VERSION}"})
-        described = self.to_json(**sections)
-        described["files"] = {PER_QUERY: {"name": parquet.name, "sha256": digest}}
+        written = {PER_QUERY: {**queries.to_columns(self.queries), **self._score_columns()}}
+        if self.per_image is not None:
+            written[PER_IMAGE] = per_image_lib.to_columns(self.per_image)
+        described = self.to_json(**more)
+        described["files"] = {}
+        for kind, columns in written.items():
+            table = stem.with_name(stem.name + _SUFFIXES[kind])
+            digest = tables.write_table(table, columns, {"relink_jax": f"{kind.replace('_', '-')} counts, schema {SCHEMA_VERSION}"})
+            described["files"][kind] = {"name": table.name, "sha256": digest}
+        target = stem.with_name(stem.name + ".json")
         files.write_json(target, digests.sealed(described))
         return target
 
@@ -179,19 +197,26 @@ def summarise(per_query: Mapping[str, queries.Queries]) -> dict[str, Any]:
     return out
 
 
+def selected(attacks: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the label of the attack that calibration patients chose, plain cosine where none was tried."""
+    return next((str(one["label"]) for one in attacks if one["selected"]), per_image_lib.COSINE)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Stored:
-    """A per-query table and the protocol it was measured under, read back from files."""
+    """The tables of an audit and the protocol it was measured under, read back from files."""
 
     queries: dict[str, queries.Queries]
     protocol: dict[str, Any]
+    per_image: per_image_lib.PerImage | None
+    selected: str
 
 
 def recompute(json_path: str | pathlib.Path, parquet_path: str | pathlib.Path | None = None, tolerance: float = 1e-9) -> dict[str, Any]:
-    """Rebuilds a results JSON from per-query Parquet files alone, without a device, and compares: metrics, intervals, counts and paired changes.
+    """Rebuilds a results JSON from its Parquet files alone, without a device, and compares: metrics, intervals, counts, paired changes, sections.
 
     Args:
-        parquet_path: default, the file of the same name beside the JSON; paired changes also read the one they are against there.
+        parquet_path: per-query table; default, the file of the same name beside the JSON; paired changes also read those they are against there.
         tolerance: largest allowed difference, relative above 1.
     Returns: {'numbers': compared, 'max_difference': float, 'mismatches': ['metrics[3].value: ...', ...]}.
     Raises: StoreError: missing, damaged or mismatched files, or a table that is not the one the JSON was written with.
@@ -214,18 +239,37 @@ def recompute(json_path: str | pathlib.Path, parquet_path: str | pathlib.Path | 
 
 
 def _rebuilt(source: pathlib.Path, table: pathlib.Path, stored: dict[str, Any]) -> dict[str, Any]:
-    """Returns the metrics, counts and paired changes that the per-query tables give under the stored protocol."""
-    here = _Stored(_read_queries(table), stored["protocol"])
-    expected, digest = stored["files"][PER_QUERY]["sha256"], digests.stored_digest(table)
-    if digest != expected:
-        raise errors.StoreError(errors.describe("table of another audit", f"file {table.name!r}", f"SHA-256 {expected[:12]}", digest[:12]))
-    entries, _ = metrics.compute(here.queries, here.protocol)
-    changes = []
-    for change in stored.get("paired", []):
-        other = _Stored(_read_queries(source.with_name(change["against"] + ".parquet")), here.protocol)
-        changes.append(comparison.entry(change["against"], other, here, change["metric_ref"]))
+    """Returns what the tables give under the stored protocol."""
+    here = _read(source, table, stored)
+    entries = new_candidates.with_intervals(metrics.compute(here.queries, here.protocol)[0], here.queries, here.per_image, here.protocol["bootstrap"]["level"])
+    others = {name: _other(source, name, here.protocol) for name in dict.fromkeys(change["against"] for change in stored.get("paired", []))}
+    changes = [
+        comparison.entry(change["against"], others[change["against"]], here, change["metric_ref"], change["attack"]) for change in stored.get("paired", [])
+    ]
     groups = metrics.by_exposure(here.queries, here.protocol)
-    return {"metrics": entries, "counts": summarise(here.queries), "paired": changes, "by_exposure": groups}
+    described = [{name: value for name, value in one.items() if name not in ("metrics", "gain")} for one in stored.get("attacks", [])]
+    further = sections.compute(here.queries, here.per_image, here.protocol, described, sections.given_of(stored))
+    return {"metrics": entries, "counts": summarise(here.queries), "paired": changes, "by_exposure": groups, **further}
+
+
+def _read(source: pathlib.Path, table: pathlib.Path, stored: Mapping[str, Any]) -> _Stored:
+    """Returns an audit read back from its tables, after comparing their digests with the JSON's."""
+    known, found = stored["files"], {}
+    for kind, path in ((PER_QUERY, table), (PER_IMAGE, source.with_name(source.stem + _SUFFIXES[PER_IMAGE]))):
+        if kind not in known:
+            continue
+        found[kind], digest = tables.read_table(path), digests.stored_digest(path)
+        if digest != known[kind]["sha256"]:
+            raise errors.StoreError(errors.describe("table of another audit", f"file {path.name!r}", f"SHA-256 {known[kind]['sha256'][:12]}", digest[:12]))
+    further = per_image_lib.from_columns(found[PER_IMAGE]) if PER_IMAGE in found else None
+    return _Stored(queries.from_columns(found[PER_QUERY]), stored["protocol"], further, selected(stored.get("attacks", [])))
+
+
+def _other(source: pathlib.Path, name: str, protocol: dict[str, Any]) -> _Stored:
+    """Returns the audit that changes are against, from the files beside `source`."""
+    path = source.with_name(f"{name}.json")
+    known = files.read_object(path, {"protocol": dict, "files": dict})
+    return dataclasses.replace(_read(path, path.with_suffix(".parquet"), known), protocol=protocol)
 
 
 def _stem(path: str | pathlib.Path) -> pathlib.Path:
@@ -234,16 +278,12 @@ def _stem(path: str | pathlib.Path) -> pathlib.Path:
         raise errors.UsageError(errors.describe("path", "AuditResult.save", "text or a path", type(path).__name__))
     stem = pathlib.Path(path)
     stem = stem.with_suffix("") if stem.suffix == ".json" else stem
-    room = files.NAME_BYTES - len(".parquet.sha256")
+    room = files.NAME_BYTES - len(f"{_SUFFIXES[PER_IMAGE]}.sha256")
     length = len(os.fsencode(stem.name))
     if stem.name in ("", "..") or "\0" in str(stem) or length > room:
         found = f"one of {length}" if length > room else f"{stem.name!r}"
         raise errors.UsageError(errors.describe("path", "AuditResult.save", f"the name of a file, of at most {room} bytes", found))
     return stem
-
-
-def _read_queries(path: pathlib.Path) -> dict[str, queries.Queries]:
-    return queries.from_columns(tables.read_table(path))
 
 
 def _compare(path: str, stored: Any, rebuilt: Any, tolerance: float, found: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""From validated inputs to an `AuditResult`: strata, counting pass, float64 recheck, metrics."""
+"""From validated inputs to an `AuditResult`: strata, counting pass, float64 recheck, attacks, further measures, metrics."""
 
 import numbers
 import pathlib
@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from relink_jax import errors
-from relink_jax.audit import metrics, queries, result, strata
+from relink_jax.audit import candidate_side, further, holdings, metrics, new_candidates, queries, result, strata
 from relink_jax.audit.inputs import AuditInputs
 from relink_jax.retrieval import counts as counting
 from relink_jax.retrieval import recheck
@@ -30,6 +30,10 @@ def audit_inputs(
     top_k: int = 10,
     label_policy: str = "ternary",
     same_patient: str = "exclude",
+    further_strata: Sequence[str] = (),
+    attacks: Sequence[str] = (),
+    measures: Sequence[str] = (),
+    holding: holdings.Holding | None = None,
     bootstrap_replicates: int = 2000,
     level: float = 0.95,
     mc_repeats: int = 0,
@@ -53,6 +57,10 @@ def audit_inputs(
         label_policy: see `audit.strata`.
         same_patient: the query patient's other studies are left out ('exclude', primary) or count as wrong ('negative'). The
             strata keep their names in the second case, and the protocol says so.
+        further_strata: of hard negatives besides label-matched ones, see `strata.codes`; each costs little in the same pass.
+        attacks: beyond plain cosine, see `holdings.NAMES`; each costs a pass of its own or a few, for image queries.
+        measures: that need passes of their own, see `further`.
+        holding: what the attacker has; None sets a fifth of the patients aside for him, whose queries attacks are then not judged on.
         bootstrap_replicates, level: patient-clustered intervals.
         mc_repeats: sampled pools per query as a cross-check of the closed form; 0 for none.
         precision: of the matrix product, see `retrieval.product`; faster ones end with the integers of exact scores.
@@ -79,10 +87,12 @@ def audit_inputs(
             raise errors.UsageError(errors.describe("value", f"argument {name!r}", f"an integer of at least {low}", repr(value)))
     if not isinstance(level, numbers.Real) or not 0 < level < 1:
         raise errors.UsageError(errors.describe("value", "argument 'level'", "a number between 0 and 1", repr(level)))
+    further.check(measures)
     exclusion = _exclusion(inputs, same_patient)
-    codes = strata.label_codes(inputs.study_labels, inputs.study_has_labels, label_policy)
+    codes = {LABEL_MATCHED: strata.label_codes(inputs.study_labels, inputs.study_has_labels, label_policy), **_strata(inputs, further_strata, label_policy)}
     metrics.check_sizes(largest_pool(inputs, same_patient), pool_sizes, ks)
-    records = Records(inputs.images, inputs.image_study, inputs.texts, inputs.study_text, exclusion, {LABEL_MATCHED: codes})
+    block = candidate_side.assign(inputs.study_patient, seed=seed) if further.BLOCKS in measures else None
+    records = Records(inputs.images, inputs.image_study, inputs.texts, inputs.study_text, exclusion, codes, block)
     layout = Layout(split, query_block, tile, panel, memory, kernel=kernel)
     counted = counting.count(records, mesh=mesh, top_k=top_k, layout=layout, precision=precision, directory=directory)
     checks = {"recheck": recheck.recheck(records, counted, seed=seed), "tie_sensitivity": result.tie_sensitivity(counted[I2R])}
@@ -98,6 +108,9 @@ def audit_inputs(
         "pool": "closed_form",
         "label_policy": label_policy,
         "attack": {"name": "cosine", "params": {}},
+        "attacks": list(attacks),
+        "measures": list(measures),
+        "strata": list(codes),
         "precision": described(precision),
         "ks": [int(k) for k in ks],
         "pool_sizes": [int(size) for size in pool_sizes],
@@ -110,10 +123,16 @@ def audit_inputs(
     warnings += _unresolved(checks["tie_sensitivity"])
     if not inputs.study_has_labels.any():
         warnings.append("no study has labels: label-matched strata are absent")
+    if (wrong := strata.contradictions(inputs.study_labels)) > 0:
+        warnings.append(f"{wrong:,} studies have 'No Finding' beside a pathology")
+    run = further.Passes(mesh, layout, precision, seed, label_policy)
+    more = further.measured(inputs, records, counted[I2R], run, attacks, measures, holding)
     top = {direction: (found.top_id, found.top_score) for direction, found in counted.items()}
     own = {direction: found.own_score for direction, found in counted.items()}
     keys = {I2R: inputs.study_key, R2I: inputs.image_key}
-    return result.AuditResult(tables, entries, protocol, inputs.describe(), checks, warnings, top, own, keys)
+    warnings += more.warnings
+    entries = new_candidates.with_intervals(entries, tables, more.per_image, level)
+    return result.AuditResult(tables, entries, protocol, inputs.describe(), checks, warnings, top, own, keys, more.per_image, more.described, more.given)
 
 
 def described(precision: str) -> str:
@@ -133,6 +152,15 @@ def largest_pool(inputs: AuditInputs, same_patient: str) -> int:
 def _exclusion(inputs: AuditInputs, same_patient: str) -> np.ndarray:
     """Returns int32 [S]: studies with equal values are not each other's candidates."""
     return inputs.study_patient if same_patient == "exclude" else np.arange(len(inputs.study_text), dtype=np.int32)
+
+
+def _strata(inputs: AuditInputs, names: Sequence[str], policy: str) -> dict[str, np.ndarray]:
+    """Returns the codes of further strata that are recorded for some study; the label policy that is matched anyway is not among them."""
+    facts = {name: values for name, values in inputs.study_facts.items() if name != strata.NEAR_TEXT}
+    near = inputs.study_facts.get(strata.NEAR_TEXT)
+    groups = None if near is None else near.astype(np.int32)
+    found = strata.codes(names, labels=inputs.study_labels, has_labels=inputs.study_has_labels, facts=facts, near_text=groups, policy=policy)
+    return {name: code for name, code in found.items() if (code >= 0).any() and name != f"label_{policy}"}
 
 
 def _check_list(name: str, values: Sequence[int], low: int) -> None:

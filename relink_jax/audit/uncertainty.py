@@ -8,15 +8,18 @@ The interval is conditional on the database: it speaks of new query patients aga
 Intervals are BCa (Efron 1987), with the delete-one-patient jackknife for acceleration; where replicates never fall on both
 sides of the estimate they are percentile. Where all patients have one value, such as none linked at all, the bootstrap has
 nothing to resample and would claim certainty; the exact bound over patients takes its place (`no_spread`).
+Statements about several ratios at once take the max-|t| quantile of the same draws (`simultaneous`; Westfall and Young 1993).
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import numpy as np
 from scipy import special
 
 _CHUNK = 128
+_KEPT = 1 << 28  # bytes of patient weights that are kept for the next figure of the same audit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +48,23 @@ def patient_sums(patient: np.ndarray, values: np.ndarray, n_patients: int) -> np
 
 def weights(n_patients: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
     """Yields chunks [b, n_patients] of multinomial patient weights, float64; the same for the same three arguments."""
+    small = replicates * n_patients <= _KEPT
+    for chunk in _all(n_patients, replicates, seed) if small else _draws(n_patients, replicates, seed):
+        yield chunk.astype(np.float64)
+
+
+@functools.lru_cache(maxsize=1)
+def _all(n_patients: int, replicates: int, seed: int) -> tuple[np.ndarray, ...]:
+    return tuple(_draws(n_patients, replicates, seed))
+
+
+def _draws(n_patients: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    """Yields the chunks as uint8, which the weight of a patient fits: it is at most P, and beyond 255 draws of P it never happens."""
     generator = np.random.default_rng([seed, n_patients])
     for start in range(0, replicates, _CHUNK):
         size = min(_CHUNK, replicates - start)
         drawn = generator.integers(0, n_patients, (size, n_patients)) + np.arange(size)[:, None] * n_patients
-        yield np.bincount(drawn.ravel(), minlength=size * n_patients).reshape(size, n_patients).astype(np.float64)
+        yield np.bincount(drawn.ravel(), minlength=size * n_patients).reshape(size, n_patients).astype(np.uint8)
 
 
 def ratios(weight: np.ndarray, numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
@@ -90,6 +105,32 @@ def bca(estimate: np.ndarray, drawn: np.ndarray, jackknife: np.ndarray, level: f
         share = special.ndtr(shift + z / (1 - acceleration * z))
         bounds.append(_quantiles(drawn, share))
     return bounds[0], bounds[1]
+
+
+def simultaneous(estimate: np.ndarray, drawn: np.ndarray, level: float) -> tuple[float, np.ndarray]:
+    """Returns (q, standard errors [C]): with probability `level`, all C estimates are within q standard errors at once.
+
+    q is the `level` quantile over replicates of the largest |replicate - estimate| / se (max-|t|). Columns without spread have se 0 and
+    no part in q.
+
+    Args: estimate: [C]. drawn: replicates [B, C] of the same draws; NaN where a replicate has no value.
+    """
+    deviation = np.abs(drawn - estimate)
+    valid = (~np.isnan(deviation)).sum(axis=0)
+    mean = np.nansum(drawn, axis=0) / np.maximum(valid, 1)
+    se = np.sqrt(np.nansum((drawn - mean) ** 2, axis=0) / np.maximum(valid - 1, 1))
+    se = np.where(se > 1e-12, se, 0.0)
+    largest = np.nan_to_num(np.divide(deviation, se, out=np.zeros_like(deviation), where=se > 0)).max(axis=1, initial=0.0)
+    return float(np.quantile(largest, level, method="higher")), se
+
+
+def on_log_odds(value: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (low, high) of proportions, `value` +- `reach` taken on the scale of log odds: about the log scale near 0, and its mirror near 1.
+
+    Args: value: inside (0, 1). reach: half width on the scale of the values, such as 1.96 standard errors.
+    """
+    middle, step = special.logit(value), reach / (value * (1 - value))
+    return special.expit(middle - step), special.expit(middle + step)
 
 
 def extreme_bound(patients: np.ndarray, level: float) -> float:

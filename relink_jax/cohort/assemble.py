@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from relink_jax import errors
-from relink_jax.cohort import recipes, rules, splits
+from relink_jax.cohort import facts, recipes, rules, splits
 from relink_jax.cohort.pairs import Pairs
 from relink_jax.cohort.problems import refuse
 from relink_jax.cohort.rows import Rows, Texts, first_rows
@@ -181,6 +181,8 @@ def _joined(chosen: Sequence[Chosen], recipe: recipes.Recipe, counts: dict[str, 
     keys = {column: _Keys() for column in ("image_id", "study_id", "patient_id")}
     columns: dict[str, list] = {field: [] for field in (*_PER_IMAGE, *_PER_STUDY)}
     text_of: dict[str, int] = {}
+    names = tuple(dict.fromkeys(name for part in chosen for name in part.rows.pairs.facts))
+    told: list[dict[str, np.ndarray]] = []
     roots: list[pathlib.Path] = []
     for part in chosen:
         kept = np.flatnonzero(part.keep)
@@ -202,8 +204,11 @@ def _joined(chosen: Sequence[Chosen], recipe: recipes.Recipe, counts: dict[str, 
         columns["study_text"].append(np.array(numbered, np.int32))
         columns["study_labels"].append(part.rows.labels[studies])
         columns["study_has_labels"].append(part.rows.labelled[studies])
+        base = sum(len(piece) for piece in columns["study_text"][:-1])
+        told.append(facts.of_rows(part.rows, names, kept, number["study_id"][kept] - base, counts))
         roots.append(part.rows.pairs.image_root)
     joined = {field: np.concatenate(pieces) for field, pieces in columns.items()}
+    found_facts = {name: np.concatenate([one[name] for one in told]) for name in told[0]} | facts.of_texts(list(text_of), joined["study_text"])
     counts |= {
         "studies_without_labels": int((~joined["study_has_labels"]).sum()),
         "images": len(joined["image_study"]),
@@ -222,6 +227,7 @@ def _joined(chosen: Sequence[Chosen], recipe: recipes.Recipe, counts: dict[str, 
         text_key=_keyed(key, list(text_of)),
         counts=counts,
         recipe=recipe.record(),
+        study_facts=facts.recorded(found_facts),
         **joined,
     )
 

@@ -37,18 +37,18 @@ def check(pairs: Pairs, recipe: Recipe, *, look: bool = True) -> list[Problem]:
     return sorted(found, key=lambda problem: (problem.row, problem.column))
 
 
-def check_table(path: pathlib.Path, image_root: pathlib.Path, recipe: Recipe, *, look: bool = True) -> list[Problem]:
+def check_table(path: pathlib.Path, image_root: pathlib.Path, recipe: Recipe, *, look: bool = True, facts: Sequence[str] = ()) -> list[Problem]:
     """Returns every problem of a pairs table: its header and the shape of its rows, then its rows as `check` does.
 
     Where columns are missing or there twice, or rows have another number of cells, the rows' contents cannot be told and are not checked.
     Raises: DataError: a file that cannot be read or parsed as a table at all.
     """
     path = pathlib.Path(path)
-    found, problems = columns.survey(path)
+    found, problems = columns.survey(path, facts)
     misspelt = [problem for problem in problems if problem.what == "header" and "twice" not in problem.found]
-    if len(misspelt) < len(problems) or not all(column in found for column in columns.REQUIRED):
+    if len(misspelt) < len(problems) or not all(column in found for column in (*columns.REQUIRED, *facts)):
         return problems
-    return problems + check(Pairs(columns.called(path), found, pathlib.Path(image_root), path.parent, {}), recipe, look=look)
+    return problems + check(Pairs(columns.called(path), found, pathlib.Path(image_root), path.parent, {}, tuple(facts)), recipe, look=look)
 
 
 def told(problems: Sequence[Problem], where: str, limit: int = 20) -> str:

@@ -14,6 +14,7 @@ class Pairs:
         image_root: directory that `image_path` is relative to.
         report_root: directory that `report_path` is relative to, for tables that name report files.
         counts: decisions made while reading, by what was decided.
+        facts: columns beside those of the pairs table that travel to the audit as facts about studies.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Pairs:
     image_root: pathlib.Path
     report_root: pathlib.Path
     counts: dict[str, int]
+    facts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.columns["image_path"])

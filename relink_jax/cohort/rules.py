@@ -16,6 +16,7 @@ from relink_jax.cohort.rows import UNKNOWN, Rows, Texts, first_rows
 from relink_jax.cohort.schema import EXPOSURES, LABELS, ORIGINS, SPLITS, VIEWS
 
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}|")
+_FACT, _FACTS = 64, 1000  # characters of a fact, and values of one; more identify people
 _UP = re.compile(r"(?:^|/)\.\.(?:/|$)")
 
 
@@ -33,6 +34,7 @@ def of_rows(rows: Rows, recipe: Recipe) -> Iterator[Problem]:
         if column in rows.found:
             yield from unsafe_paths(rows, column)
     yield from priors(rows)
+    yield from facts(rows)
     yield from labels(rows)
     yield from within_study(rows, "labels", rows.labels)
 
@@ -133,6 +135,16 @@ def priors(rows: Rows) -> Iterator[Problem]:
         else:
             continue
         yield Problem(row + 1, "prior_image_id", "prior image", *wrong)
+
+
+def facts(rows: Rows) -> Iterator[Problem]:
+    """Yields cells of named facts that are texts rather than categories, and columns that tell nearly every study apart from every other."""
+    for column in rows.pairs.facts:
+        for row, cell in enumerate(rows.found[column]):
+            if len(cell) > _FACT or not cell.isprintable():
+                yield Problem(row + 1, column, "fact", f"at most {_FACT} printable characters", f"{len(cell):,} characters, some others or too many")
+        if len(rows.distinct(column)) > _FACTS:
+            yield Problem(0, column, "distinct values of a fact", f"at most {_FACTS:,}, as categories have", f"{len(rows.distinct(column)):,}")
 
 
 def labels(rows: Rows) -> Iterator[Problem]:

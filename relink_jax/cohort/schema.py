@@ -47,6 +47,7 @@ ORIGINS = (  # parts of published releases, which models were or were not traine
 _RECORD = "cohort.json"
 _IMAGES = ("image_key", "image_study", "image_source", "image_path", "image_view", "image_prior")
 _STUDIES = ("study_key", "study_patient", "study_split", "study_site", "study_exposure", "study_origin", "study_text", "study_has_labels")
+_FACT = "fact:"  # in front of a fact's name in its column
 _SECRET = ("image_key", "study_key", "patient_key", "text_key")
 
 
@@ -66,7 +67,8 @@ class Cohort:
     the row is all blank because nobody labelled the study. `image_path` is relative to the one of `image_roots` whose number
     `image_source` int32 [I] holds. `image_prior` int32 [I] is the earlier image of the same patient that an image is to be
     compared with, -1 for none. `study_origin` is one of `ORIGINS`. `counts` records every inclusion decision, `recipe` the
-    declared choices behind them as JSON-ready fields (`recipes.Recipe.record`), empty where there were none.
+    declared choices behind them as JSON-ready fields (`recipes.Recipe.record`), empty where there were none. `study_facts` are what the
+    audit groups studies by (see `facts`), by name: str objects [S] with '' where not recorded, or float64 [S] with NaN.
     Raises: DataError: arrays that do not fit together, a patient in two splits.
     """
 
@@ -93,16 +95,21 @@ class Cohort:
     text_key: np.ndarray
     counts: dict[str, int]
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    study_facts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = {"image": len(self.image_key), "study": len(self.study_key), "patient": len(self.patient_key), "text": len(self.text)}
         for field in dataclasses.fields(self):
             kind = field.name.split("_")[0]
-            if "_" in field.name and kind in sizes and field.name != "image_roots" and len(getattr(self, field.name)) != sizes[kind]:
+            if "_" in field.name and kind in sizes and field.name not in ("image_roots", "study_facts") and len(getattr(self, field.name)) != sizes[kind]:
                 raise errors.DataError(errors.describe(f"column {field.name}", "cohort", f"{sizes[kind]} rows", str(len(getattr(self, field.name)))))
         for name, kind in (("image_study", "study"), ("study_patient", "patient"), ("study_text", "text")):
             self._check_index(name, sizes[kind])
         self._check_index("image_source", len(self.image_roots))
+        for name, values in self.study_facts.items():
+            if values.shape != (sizes["study"],) or values.dtype not in (object, np.float64):
+                found = f"shape {values.shape} of {values.dtype}"
+                raise errors.DataError(errors.describe(f"fact {name!r}", "cohort", f"[{sizes['study']}] strings or float64", found))
         self._check_priors()
         if self.study_labels.shape != (sizes["study"], len(LABELS)) or not np.isin(self.study_labels, (1, 0, -1, BLANK)).all():
             raise errors.DataError(
@@ -155,6 +162,7 @@ class Cohort:
                 array = getattr(self, name)
                 arrays[name] = _bytes(array.tolist()) if array.dtype == object else array
         arrays["text"] = _bytes(self.text)
+        arrays |= {_FACT + name: _bytes(values.tolist()) if values.dtype == object else values for name, values in sorted(self.study_facts.items())}
         named = {"name": self.name, "synthetic": self.synthetic, "recipe": dict(self.recipe), "counts": self.counts}
         return digests.value_digest({**named, "arrays": digests.arrays_digest(arrays)})
 
@@ -165,7 +173,8 @@ class Cohort:
         """
         tables.write_table(directory / "images.parquet", {name: getattr(self, name) for name in _IMAGES})
         labels = {label: self.study_labels[:, column] for column, label in enumerate(LABELS)}
-        tables.write_table(directory / "studies.parquet", {name: getattr(self, name) for name in _STUDIES} | labels)
+        facts = {_FACT + name: values for name, values in self.study_facts.items()}
+        tables.write_table(directory / "studies.parquet", {name: getattr(self, name) for name in _STUDIES} | labels | facts)
         tables.write_table(directory / "patients.parquet", {"patient_key": self.patient_key})
         tables.write_table(directory / "texts.parquet", {"text_key": self.text_key, "text": self.text})
         digest = self.digest()
@@ -214,6 +223,7 @@ def load(directory: pathlib.Path, image_roots: pathlib.Path | Sequence[pathlib.P
             text=list(parts["texts"]["text"]),
             counts=record["counts"],
             recipe=record["recipe"],
+            study_facts={name.removeprefix(_FACT): values for name, values in parts["studies"].items() if name.startswith(_FACT)},
             **columns,
         )
     except (errors.DataError, KeyError, TypeError, ValueError) as error:

@@ -5,15 +5,17 @@ One row per image-report pair, with image_path, patient_id, study_id and a text,
 """
 
 import pathlib
+from collections.abc import Sequence
 
 from relink_jax.cohort import columns
 from relink_jax.cohort.pairs import Pairs
 
 
-def read(path: pathlib.Path, image_root: pathlib.Path) -> Pairs:
+def read(path: pathlib.Path, image_root: pathlib.Path, facts: Sequence[str] = ()) -> Pairs:
     """Returns the rows of a pairs table; report_path is relative to the table's directory.
 
+    Args: facts: further columns that are kept, see `facts`.
     Raises: DataError: see `columns.read_columns`.
     """
     path = pathlib.Path(path)
-    return Pairs(columns.called(path), columns.read_columns(path), pathlib.Path(image_root), path.parent, {})
+    return Pairs(columns.called(path), columns.read_columns(path, facts), pathlib.Path(image_root), path.parent, {}, tuple(facts))

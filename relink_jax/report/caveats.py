@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from relink_jax.report import values
+from relink_jax.report import attackers, values
 from relink_jax.report.evidence import Evidence
 from relink_jax.report.words import Fragments
 
@@ -26,7 +26,6 @@ def limits(evidence: Evidence) -> list[tuple[str, Fragments]]:
     dataset = evidence.datasets[0]
     file, document = evidence.document(dataset)
     data, protocol = document["data"], document["protocol"]
-    attack = protocol.get("attack", {}).get("name", "cosine")
     items: list[tuple[str, Fragments]] = []
     if any(result["data"]["synthetic"] for result in evidence.results):
         items.append(
@@ -37,9 +36,7 @@ def limits(evidence: Evidence) -> list[tuple[str, Fragments]]:
                 ],
             )
         )
-    items.append(("A stronger attacker", [
-        f"One attacker was tried: ranking the candidates by plain {attack} similarity. Score normalisation, assignment over all pairs, a map re-fitted on a few known pairs and "
-        "several images of one study were not. An attacker uses whichever works best, so read every figure as a lower bound on the risk."]))  # fmt: skip
+    items.append(("A stronger attacker", _attackers(evidence)))
     if evidence.arms:
         items.append(("An attacker who keeps the original", [
             "New heads protect only embeddings made with them. Whoever holds the original heads, or the features before the head, has the risk of the original row."]))  # fmt: skip
@@ -58,16 +55,27 @@ def limits(evidence: Evidence) -> list[tuple[str, Fragments]]:
     items.append(("Independent labels", [
         "The 14 labels describe the same reports that are being linked. Matched pools remove what the labels say; what is left may be severity, place, devices, wording or anatomy, "
         "and is correspondence beyond labels, not proof of identity. The probe predicts these labels, not a radiologist's reading."]))  # fmt: skip
-    items.append(
-        (
-            "New candidates",
-            [
-                "Intervals resample patients as queries and keep the candidate set as it is. A different archive would vary more, above all for the full database."
-            ],
-        )
-    )
+    two_sided = any(entry.get("ci_two_sided") for result in evidence.results for entry in result["metrics"])
+    told = "Intervals resample patients as queries and keep the candidate set as it is. A different archive would vary more, above all for the full database. "
+    told += "Its figures have a second interval that lets the candidates vary too, under 'More figures'." if two_sided else "The candidate side was not varied."
+    items.append(("New candidates", [told]))
     items.append(("The patients most at risk", ["Recall is an average. A patient with an unusual study can be found almost surely while the average is low."]))
     return items
+
+
+def _attackers(evidence: Evidence) -> Fragments:
+    """Returns which attacks were tried, in their families, and which known ones were not."""
+    tried = list(dict.fromkeys(one["name"] for file in evidence.files.values() for one in attackers.tried(evidence, file)))
+    if not tried:
+        return [
+            "One attacker was tried: ranking the candidates by plain cosine similarity. Score normalisation, assignment over all pairs, a map re-fitted on a few known pairs and "
+            "several images of one study were not. An attacker uses whichever works best, so read every figure as a lower bound on the risk."
+        ]
+    missing = [called for name, called in attackers.NAMES.items() if name not in tried]
+    told = f"Tried were {', '.join(attackers.NAMES.get(name, name) for name in tried)}. "
+    told += f"Not tried were {', '.join(missing)}. " if missing else ""
+    told += "The best attack is the one that calibration patients choose. Nobody knows the attacks that are not listed, so read every figure as a lower bound on the risk."
+    return [told]
 
 
 def _dp_scope(evidence: Evidence) -> Fragments:
@@ -173,11 +181,21 @@ def _memory(evidence: Evidence, dataset: str) -> Fragments:
         told += [", " if place else "", name, " ", number]
     told.append(".")
     pool = evidence.headline(dataset)
-    for index, entry in enumerate(document.get("by_exposure", [])):
-        if entry["k"] == 1 and (entry["N"] == pool and not entry["full"] if pool else entry["full"]):
-            cell = evidence.cell(
-                file, f"/by_exposure/{index}", "percent", f"Recall@1 of studies with exposure {entry['exposure']}, {model}, {dataset}, N={pool}"
-            )
-            told += [f" Recall@1 where they are {entry['exposure']}: ", cell.value] if cell.value else []
-            told += [" (", cell.low, " to ", cell.high, ")."] if cell.value and cell.low and cell.high else ["."] if cell.value else []
-    return told
+    wanted = [(index, entry) for index, entry in enumerate(document.get("by_exposure", [])) if entry["k"] == 1 and entry["value"] is not None]
+    wanted = [(index, entry) for index, entry in wanted if (entry["N"] == pool and not entry["full"] if pool else entry["full"])]
+    for index, entry in wanted:
+        cell = evidence.cell(file, f"/by_exposure/{index}", "percent", f"Recall@1 of studies with exposure {entry['exposure']}, {model}, {dataset}, N={pool}")
+        told += [f" Recall@1 where they are {entry['exposure']}: ", cell.value] if cell.value else []
+        told += [" (", cell.low, " to ", cell.high, ")."] if cell.value and cell.low and cell.high else ["."] if cell.value else []
+    return [*told, *_residual(evidence, file, dataset, wanted)]
+
+
+def _residual(evidence: Evidence, file: str, dataset: str, wanted: Sequence[tuple[int, dict[str, Any]]]) -> Fragments:
+    """Returns the residual risk of studies that training has seen, (seen - unseen) / (1 - unseen), after Giomi et al. (2022); empty without both kinds."""
+    seen = [index for index, entry in wanted if entry["exposure"] == "seen"]
+    unseen = [index for index, entry in wanted if entry["exposure"] == "unseen"]
+    if len(seen) != 1 or len(unseen) != 1:
+        return []
+    sources = [(file, f"/by_exposure/{index}/value") for index in (seen[0], unseen[0])]
+    number = evidence.book.number("percent", f"residual risk of studies seen in training, {dataset}", *sources, formula="residual_risk")
+    return [" Residual risk of having been seen: ", number, " (the difference over what was left to find)."]

@@ -1,11 +1,18 @@
 """The page's tables as plain rows of cells; a template lays them out as a grid on a desk and as cards on a phone."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from relink_jax.report import values, words
-from relink_jax.report.evidence import EMPTY, MATCHED, PAIRED_POOL, Cell, Evidence, Row
+from relink_jax.report import attackers, values, words
+from relink_jax.report.evidence import BEST, EMPTY, MATCHED, PAIRED_POOL, Cell, Evidence, Row
 from relink_jax.report.words import Fragments
+
+_FROM = 100
+STRATA = {
+    MATCHED: "same labels", "label_ternary": "same labels, ternary", "label_quaternary": "same labels, blank apart from no", "label_u_one": "same labels, uncertain as yes",
+    "label_u_zero": "same labels, uncertain as no", "view": "same view", "label_view": "same labels and view", "sex_age": "same sex and age band",
+    "length": "same report length", "near_text": "near-duplicate text",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,63 +45,144 @@ class Table:
     groups: tuple[tuple[str, tuple[Line, ...]], ...]
 
 
+Column = tuple[Fragments, Callable[[Row], Entry], Fragments]  # title, a row's entry, what guessing gives
+
+
 def linkage(evidence: Evidence, dataset: str) -> Table:
-    """Returns the main table of one dataset: every model and head arm, with chance as the last row."""
-    pools: list[int | str] = [*evidence.pools(dataset), "full"]
-    subject = evidence.document(dataset)
-    headline, matched = evidence.headline(dataset) or "full", evidence.matched_pool(dataset)
-    columns: list[Fragments] = [_pool_title(evidence, dataset, pool) for pool in pools]
-    columns += [["log", "\N{SUBSCRIPT TWO}", " lift at ", *_pool_title(evidence, dataset, headline), ", bits"]]
-    columns += [["same labels, ", *_pool_title(evidence, dataset, matched, MATCHED)]] if matched else []
-    probed = any(evidence.probe(row, dataset).value is not None for _, rows in _groups(evidence, dataset) for row in rows)
-    columns += [["AUC within query"], ["probe macro AUROC"]] if probed else [["AUC within query"]]
-    titles = [_plain(column) for column in columns]
+    """Returns the main table of one dataset: every model and head arm, with chance as the last row.
+
+    Cells hold plain cosine and, under it, the best attack; bits are the best attack's. Columns without any measurement are left out.
+    """
+    pools: list[int | str] = [*_shown_pools(evidence, dataset), "full"]
+    rows = [row for _, some in groups_of(evidence, dataset) for row in some]
+    columns = [column for column in (*_pool_columns(evidence, dataset, pools), *_other_columns(evidence, dataset)) if _measured(column, rows)]
     groups = []
-    for title, rows in _groups(evidence, dataset):
+    for title, some in groups_of(evidence, dataset):
         lines = []
-        for row in rows:
-            cells = [_entry(evidence.recall(row, dataset, pool)) for pool in pools]
-            cells += [_entry(evidence.bits(row, dataset, headline))]
-            cells += [_matched(evidence, row, dataset, matched)] if matched else []
-            cells += [_entry(evidence.auc(row, dataset))]
-            cells += [_entry(evidence.probe(row, dataset))] if probed else []
-            named = tuple(Entry(cell.main, cell.small, name) for cell, name in zip(cells, titles, strict=True))
-            under: Fragments = [words.own_heads(evidence, row)] if row.baseline else _guarantee(evidence, row, dataset)
-            draws = evidence.redraws(dataset, headline)[1] if row.head == "noise_only" else None
-            under = ["first of ", draws, " draws"] if draws is not None else under
-            lines.append(Line(row.model if row.baseline else words.head_name(row.head), under, named))
+        for row in some:
+            named = tuple(dataclasses.replace(entry_of(row), column=plain(column)) for column, entry_of, _ in columns)
+            lines.append(Line(row.model if row.baseline else words.head_name(row.head), _under(evidence, row, dataset), named))
         groups.append((title, tuple(lines)))
-    first = next(row for row in evidence.rows if evidence.file(row, dataset))
-    chances: list[Fragments] = [_number(evidence.single(first, dataset, "chance", "chance", pool)) for pool in pools]
-    chances += [["0"]]
-    chances += [_number(evidence.single(first, dataset, "chance", "chance", matched, MATCHED))] if matched else []
-    chances += [_at(evidence, first, dataset, what) for what in (("auc", "probe") if probed else ("auc",))]
-    chance = Line("chance", [], tuple(Entry(main, (), name) for main, name in zip(chances, titles, strict=True)), reference=True)
+    chance = Line("chance", [], tuple(Entry(guessed, (), plain(column)) for column, _, guessed in columns), reference=True)
     groups.append(("", (chance,)))
-    data = subject[1]["data"]
+    first, data = evidence.document(dataset)
     counted = [
-        evidence.book.number("count", f"{name}, {dataset}", (subject[0], f"/data/{name}")) for name in ("n_images", "n_studies", "n_patients") if name in data
+        evidence.book.number("count", f"{name}, {dataset}", (first, f"/data/{name}"))
+        for name in ("n_images", "n_studies", "n_patients")
+        if name in data["data"]
     ]
     caption: Fragments = [f"Image to report on {dataset}"]
     if len(counted) == 3:
         caption += [": ", counted[0], " images as queries, ", counted[1], " studies as candidates, ", counted[2], " patients"]
+    attacked = any(attackers.tried(evidence, evidence.file(row, dataset)) for row in rows)
+    caption += [". First plain cosine, under it the best attack, chosen on other patients."] if attacked else ["."]
     spans = (("images linked at rank 1 (Recall@1), by number of candidates N", len(pools)), ("", len(columns) - len(pools)))
-    return Table([*caption, "."], "Model and heads", spans, tuple(columns), tuple(groups))
+    return Table(caption, "Model and heads", spans, tuple(column for column, _, _ in columns), tuple(groups))
+
+
+def _pool_columns(evidence: Evidence, dataset: str, pools: Sequence[int | str]) -> list[Column]:
+    first = next(row for row in evidence.rows if evidence.file(row, dataset))
+
+    def column(pool: int | str) -> Column:
+        def of(row: Row) -> Entry:
+            return with_best(entry(evidence.recall(row, dataset, pool)), evidence.recall(row, dataset, pool, attack=BEST))
+
+        return pool_title(evidence, dataset, pool), of, _number(evidence.single(first, dataset, "chance", "chance", pool))
+
+    return [column(pool) for pool in pools]
+
+
+def _other_columns(evidence: Evidence, dataset: str) -> list[Column]:
+    first = next(row for row in evidence.rows if evidence.file(row, dataset))
+    headline, matched = evidence.headline(dataset) or "full", evidence.matched_pool(dataset)
+    title = pool_title(evidence, dataset, headline)
+
+    def bits(row: Row) -> Entry:
+        best = evidence.bits(row, dataset, headline, attack=BEST)
+        return entry(best if best.value is not None else evidence.bits(row, dataset, headline))
+
+    columns: list[Column] = [(["log", "\N{SUBSCRIPT TWO}", " lift at ", *title, ", bits"], bits, ["0"])]
+    if matched:
+        chance = _number(evidence.single(first, dataset, "chance", "chance", matched, MATCHED))
+        columns.append((["same labels, ", *pool_title(evidence, dataset, matched, MATCHED)], lambda row: _matched(evidence, row, dataset, matched), chance))
+    columns.append(_precision(evidence, dataset))
+    for task, called in (("zero_shot", "zero-shot AUROC"), ("probe", "probe AUROC")):
+
+        def priced(row: Row, task: str = task) -> Entry:
+            found = entry(evidence.probe(row, dataset, task=task))
+            random = next((one for one in evidence.arms if one.head == "random" and one.model == row.model and row.head != "random"), None)
+            beside = evidence.probe(random, dataset, task=task).value if random is not None and task == "probe" else None
+            return found if beside is None else dataclasses.replace(found, small=(*found.small, ["random heads ", beside]))
+
+        columns.append(([called], priced, _at(evidence, first, dataset, task)))
+    return columns
+
+
+def _precision(evidence: Evidence, dataset: str) -> Column:
+    """Returns the column of how often an attacker is right who asserts a link for the surest one in a hundred images only."""
+
+    def place(row: Row) -> tuple[str | None, int | None]:
+        file = evidence.file(row, dataset)
+        points = evidence.documents[file].get("selective", {}).get("at_coverage", []) if file else []
+        return file, next((index for index, one in enumerate(points) if one["coverage"] == 0.01), None)
+
+    def of(row: Row) -> Entry:
+        file, index = place(row)
+        if file is None or index is None:
+            return Entry(["n/a"], (), "")
+        label = f"precision of the surest links, {row.model} ({row.head}), {dataset}"
+        return entry(evidence.cell(file, f"/selective/at_coverage/{index}/precision", "percent", label))
+
+    found = [place(row) for row in evidence.rows]
+    file, index = next(((file, index) for file, index in found if file is not None and index is not None), (None, None))
+    if file is None:
+        return ["precision"], of, ["n/a"]
+    share = evidence.book.number("chance", f"coverage, {dataset}", (file, f"/selective/at_coverage/{index}/coverage"))
+    chance = evidence.book.number("chance", f"chance of a link, {dataset}", (file, "/selective/chance"))
+    return ["right in the surest ", share], of, [chance]
+
+
+def _measured(column: Column, rows: Sequence[Row]) -> bool:
+    return any(column[1](row).main != ["n/a"] for row in rows)
+
+
+def _under(evidence: Evidence, row: Row, dataset: str) -> Fragments:
+    """Returns what stands under a row's name: which heads, what they promise, which attack is best."""
+    told: Fragments = [words.own_heads(evidence, row)] if row.baseline else _guarantee(evidence, row, dataset)
+    draws = evidence.redraws(dataset, evidence.headline(dataset) or "full")[1] if row.head == "noise_only" else None
+    told = ["first of ", draws, " draws"] if draws is not None else told
+    best = attackers.best_name(evidence, row, dataset)
+    return [*told, *([" \N{MIDDLE DOT} " if told else "", "best: ", *best] if best else [])]
+
+
+def with_best(raw: Entry, best: Cell) -> Entry:
+    """Returns an entry with the best attack under plain cosine."""
+    if best.value is None:
+        return raw
+    ends: tuple[Fragments, ...] = (["[", best.low, ", ", best.high, "]"],) if best.low is not None and best.high is not None else ()
+    return dataclasses.replace(raw, small=(*raw.small, ["best ", words.Strong(best.value)], *ends))
+
+
+def _shown_pools(evidence: Evidence, dataset: str) -> list[int]:
+    """Returns the pool sizes of the main table: those from a hundred on where there are two of them."""
+    pools = evidence.pools(dataset)
+    large = [pool for pool in pools if pool >= _FROM]
+    return large if len(large) > 1 else pools
 
 
 def reverse(evidence: Evidence, dataset: str) -> Table | None:
     """Returns Recall@1 from report to image; None when that direction was not audited."""
     pools: list[int | str] = [*evidence.pools(dataset), "full"]
-    columns: list[Fragments] = [_pool_title(evidence, dataset, pool) for pool in pools]
+    columns: list[Fragments] = [pool_title(evidence, dataset, pool) for pool in pools]
     groups = []
-    for title, rows in _groups(evidence, dataset):
+    for title, rows in groups_of(evidence, dataset):
         lines = []
         for row in rows:
-            cells = [_entry(evidence.recall(row, dataset, pool, direction="r2i")) for pool in pools]
-            named = tuple(Entry(cell.main, cell.small, _plain(column)) for cell, column in zip(cells, columns, strict=True))
+            cells = [entry(evidence.recall(row, dataset, pool, direction="r2i")) for pool in pools]
+            named = tuple(Entry(cell.main, cell.small, plain(column)) for cell, column in zip(cells, columns, strict=True))
             lines.append(Line(row.model if row.baseline else words.head_name(row.head), [], named))
         groups.append((title, tuple(lines)))
-    if not any(entry.main != ["n/a"] for _, lines in groups for line in lines for entry in line.entries):
+    if not any(one.main != ["n/a"] for _, lines in groups for line in lines for one in line.entries):
         return None
     spans = (("reports linked at rank 1 (Recall@1), by number of candidates N", len(pools)),)
     return Table([f"Report to image on {dataset}."], "Model and heads", spans, tuple(columns), tuple(groups))
@@ -109,15 +197,15 @@ def probe(evidence: Evidence) -> Table | None:
     for name, row, features in rows:
         entries = []
         for dataset in datasets:
-            entries.append(dataclasses.replace(_entry(evidence.probe(row, dataset, features)), column=f"{dataset}: macro AUROC"))
+            entries.append(dataclasses.replace(entry(evidence.probe(row, dataset, features)), column=f"{dataset}: macro AUROC"))
             change = EMPTY if row == subject else evidence.paired_probe(row, dataset)
             missing = "" if features or row != subject else "reference"
-            entries.append(dataclasses.replace(_entry(change, missing), column=f"{dataset}: minus original"))
-        if any(entry.main not in (["n/a"], [""]) for entry in entries[::2]):
+            entries.append(dataclasses.replace(entry(change, missing), column=f"{dataset}: minus original"))
+        if any(one.main not in (["n/a"], [""]) for one in entries[::2]):
             lines.append(Line(name, [], tuple(entries)))
     if not lines:
         return None
-    chances = [entry for dataset in datasets for entry in (Entry(_at(evidence, subject, dataset, "probe"), (), f"{dataset}: macro AUROC"), Entry([""], (), ""))]
+    chances = [one for dataset in datasets for one in (Entry(_at(evidence, subject, dataset, "probe"), (), f"{dataset}: macro AUROC"), Entry([""], (), ""))]
     groups = (("", tuple(lines)), ("", (Line("chance", [], tuple(chances), reference=True),)))
     columns: list[Fragments] = [title for _ in datasets for title in (["macro AUROC"], ["minus original heads"])]  # type: ignore[misc]
     caption: Fragments = [f"14-label linear probe on the images of {subject.model}."]
@@ -148,7 +236,8 @@ def per_label(evidence: Evidence) -> Table | None:
     return Table(caption, "Label", (("", len(kept)),), tuple([name] for name, _, _ in kept), (("", tuple(lines)),))
 
 
-def _groups(evidence: Evidence, dataset: str) -> list[tuple[str, list[Row]]]:
+def groups_of(evidence: Evidence, dataset: str) -> list[tuple[str, list[Row]]]:
+    """Returns the rows of a dataset under a title each: the ladder, members of ensembles, each model's other heads."""
     ladder = [row for row in evidence.ladder if evidence.file(row, dataset)]
     groups = [("Models in rising specialisation" if len(ladder) > 1 else "", ladder)]
     for name, one in evidence.ensembles.items():
@@ -158,7 +247,8 @@ def _groups(evidence: Evidence, dataset: str) -> list[tuple[str, list[Row]]]:
     return [(title, rows) for title, rows in groups if rows]
 
 
-def _entry(cell: Cell, missing: str = "n/a") -> Entry:
+def entry(cell: Cell, missing: str = "n/a") -> Entry:
+    """Returns a table cell of a number with its interval under it."""
     if cell.value is None:
         return Entry([missing], (), "")
     if cell.low is None or cell.high is None:
@@ -167,8 +257,9 @@ def _entry(cell: Cell, missing: str = "n/a") -> Entry:
 
 
 def _matched(evidence: Evidence, row: Row, dataset: str, pool: int | None) -> Entry:
-    entry, beside = _entry(evidence.recall(row, dataset, pool, MATCHED)), evidence.recall(row, dataset, pool, PAIRED_POOL)
-    return entry if beside.value is None else Entry(entry.main, (*entry.small, ["random: ", beside.value]), "")
+    best = evidence.recall(row, dataset, pool, MATCHED, attack=BEST)
+    found, beside = with_best(entry(evidence.recall(row, dataset, pool, MATCHED)), best), evidence.recall(row, dataset, pool, PAIRED_POOL)
+    return found if beside.value is None else Entry(found.main, (*found.small, ["random: ", beside.value]), "")
 
 
 def _guarantee(evidence: Evidence, row: Row, dataset: str) -> Fragments:
@@ -179,7 +270,8 @@ def _guarantee(evidence: Evidence, row: Row, dataset: str) -> Fragments:
     return [part for name, symbol in pointers for part in (symbol, evidence.book.number("small", f"{name} of {row.model}", (file, f"/model/dp/{name}")))]
 
 
-def _pool_title(evidence: Evidence, dataset: str, pool: int | str | None, stratum: str = "other_patient") -> Fragments:
+def pool_title(evidence: Evidence, dataset: str, pool: int | str | None, stratum: str = "other_patient") -> Fragments:
+    """Returns the column title of a pool size."""
     row = next(row for row in evidence.rows if evidence.file(row, dataset))
     number = evidence.single(row, dataset, "count", "N", pool, stratum)
     if pool == "full":
@@ -192,7 +284,7 @@ def _at(evidence: Evidence, row: Row, dataset: str, what: str) -> Fragments:
         file = evidence.file(row, dataset)
         at = evidence.pointer(file, "auc_within_query", k=None)
     else:
-        file, at = evidence.probe_at(row, dataset)
+        file, at = evidence.probe_at(row, dataset, task=what)
     return ["n/a"] if file is None or at is None else [evidence.book.number("small", f"chance of {what}, {dataset}", (file, f"{at}/chance"))]
 
 
@@ -200,5 +292,6 @@ def _number(number: object) -> Fragments:
     return ["n/a"] if number is None else [number]  # type: ignore[list-item]
 
 
-def _plain(parts: Sequence[object]) -> str:
+def plain(parts: Sequence[object]) -> str:
+    """Returns fragments as text."""
     return "".join(part if isinstance(part, str) else part.text for part in parts)  # type: ignore[attr-defined]

@@ -19,6 +19,8 @@ FORMULAS: dict[str, Callable[..., float]] = {
     "product": lambda a, b: a * b,
     "bits": lambda value, chance: math.log2(value / chance),
     "log2": lambda lift: math.log2(lift),
+    "excess_reduction": lambda before, after, chance: (before - after) / (before - chance),
+    "residual_risk": lambda seen, unseen: (seen - unseen) / (1 - unseen),
     "count": lambda *draws: len(draws),
     "mean": lambda *draws: statistics.fmean(draws),
     "another_low": lambda *draws: max(0.0, statistics.fmean(draws) - _reach(draws)),
@@ -117,7 +119,7 @@ def write(kind: str, value: float | None) -> str:
     """Returns `value` as printed, n/a for None.
 
     An end of an interval in bits that stands for a lift of 0 is written as minus infinity.
-    Kinds: percent, chance, share, points (percentage points), times, bits, auroc, auroc_difference, count, small; and
+    Kinds: percent, chance, share, points (percentage points), times, bits, auroc, auroc_difference, count, small, plotted (all digits); and
     `percent_end:D`, `points_end`, `bits_end`, the ends of an interval without their unit, percent with D decimals.
     """
     if value is None:
@@ -172,7 +174,7 @@ def _small(value: float) -> str:
 _WRITERS: dict[str, Callable[[float], str]] = {
     "percent": _percent,
     "chance": lambda value: f"{100 * value:.3g}%",
-    "share": lambda value: f"{100 * value:.0f}%",
+    "share": lambda value: f"{100 * value:.0f}%".replace("-", "\N{MINUS SIGN}"),
     "points": lambda value: _signed(100 * value, 2, " pp"),
     "points_end": lambda value: _signed(100 * value, 2, ""),
     "times": _times,
@@ -182,4 +184,5 @@ _WRITERS: dict[str, Callable[[float], str]] = {
     "auroc_difference": lambda value: _signed(value, 3, ""),
     "count": lambda value: f"{round(value):,}",
     "small": _small,
+    "plotted": repr,
 }

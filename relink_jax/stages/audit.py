@@ -9,18 +9,18 @@ import numpy as np
 
 from relink_jax import config as config_lib
 from relink_jax import errors
-from relink_jax.audit import comparison, importer, result
+from relink_jax.audit import comparison, holdings, importer, result
 from relink_jax.audit import inputs as inputs_lib
 from relink_jax.audit import run as audit_run
+from relink_jax.audit.per_image import COSINE
 from relink_jax.cohort import schema
 from relink_jax.encoders import exposure, specs
 from relink_jax.retrieval import loop
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import provenance
-from relink_jax.stages import context, ensembles
+from relink_jax.stages import adversary, audit_order, context, ensembles
 from relink_jax.store import checkpoints, digests, files, shards
 from relink_jax.store import workdir as workdir_lib
-from relink_jax.store.rows import RowSource, select
 
 NO_HEAD = "none"
 
@@ -41,13 +41,21 @@ def run(config: config_lib.RunConfig, workdir: str, *, model: str | None = None)
         models = context.models_of(config, model)
         cohort = context.load_cohort(found)
         arms = {name: context.made_arms(config, found, name) for name in models}
-        sets = context.evaluation_sets(config, cohort)
-        audited = {(name, chosen.name): _audit_arms(config, found, cohort, name, arms[name], chosen, mesh) for chosen in sets for name in models}
+        sets, every = context.evaluation_sets(config, cohort), adversary.facts(config, cohort)
+        audited = {(name, chosen.name): _audit_arms(config, found, cohort, name, arms[name], chosen, every, mesh) for chosen in sets for name in models}
         results: dict[str, result.AuditResult] = {}
         for chosen in sets:
             for name in models:
                 results |= _save(config, found, cohort, name, chosen, audited[name, chosen.name])
+        if model is None:
+            audit_order.write(found, {chosen.name: _ladder(found, models, {name: audited[name, chosen.name] for name in models}) for chosen in sets})
         return results
+
+
+def _ladder(found: workdir_lib.Workdir, models: Sequence[str], audited: Mapping[str, Mapping[str, result.AuditResult]]) -> list[tuple[str, result.AuditResult]]:
+    """Returns the audits of the models' own heads in rising specialisation, of those whose rung is known."""
+    rungs = {name: int(_facts(found, name)["specialisation"]) for name in models}
+    return [(name, audited[name]["original"]) for name in sorted(models, key=lambda one: (rungs[one], one)) if rungs[name] >= 0]
 
 
 def describe(results: dict[str, result.AuditResult]) -> str:
@@ -73,15 +81,20 @@ def _audit_arms(
     model: str,
     arms: Sequence[str],
     chosen: context.EvaluationSet,
+    every: Mapping[str, np.ndarray],
     mesh: meshes.Mesh,
 ) -> dict[str, result.AuditResult]:
-    """Returns the audit of every arm of one model on one set."""
+    """Returns the audit of every arm of one model on one set; `every`: facts of the cohort's studies. Further draws of noise are only counted."""
     audited, ensemble = {}, ensembles.load(found, model)
     seen = _exposure(found, model, cohort, chosen.selection.studies)
+    people = adversary.People(chosen.selection, adversary.of(every, chosen.selection), seen)
+    attacker = adversary.Attacker(config, found, cohort, model, people, adversary.auxiliary(config, cohort, chosen.selection, every))
     for arm in arms:
         images, texts = context.embeddings(found, model, arm, config.embed.shard_rows)
         try:
-            audited[arm] = _audit(config, _inputs(cohort, chosen.selection, images, texts, seen), mesh, _counting(found, f"{model}__{arm}__{chosen.name}"))
+            prepared = adversary.prepared(cohort, people, images, texts)
+            holding = None if context.is_redraw(arm) else attacker.holding(arm, prepared, images, texts)
+            audited[arm] = _audit(config, prepared, mesh, _counting(found, f"{model}__{arm}__{chosen.name}"), holding, whole=not context.is_redraw(arm))
             audited[arm].warnings.extend(context.encoding_warnings(context.encoding(found, model)) + ([ensemble.warning] if ensemble else []))
         except errors.RelinkError as error:
             raise type(error)(f"{chosen.name}, {model} with {arm} heads: {error}") from error
@@ -113,7 +126,15 @@ def _counting(found: workdir_lib.Workdir, stem: str) -> pathlib.Path:
     return found.root / "counting" / stem
 
 
-def _audit(config: config_lib.RunConfig, prepared: inputs_lib.AuditInputs, mesh: meshes.Mesh, counting: pathlib.Path) -> result.AuditResult:
+def _audit(
+    config: config_lib.RunConfig,
+    prepared: inputs_lib.AuditInputs,
+    mesh: meshes.Mesh,
+    counting: pathlib.Path,
+    holding: holdings.Holding | None = None,
+    whole: bool = True,
+) -> result.AuditResult:
+    """Returns one audit; without `whole` no attack and no further measure is tried."""
     chosen = config.audit
     work = 2 * len(prepared.images) * len(prepared.study_text) * prepared.images.shape[1]
     return audit_run.audit_inputs(
@@ -124,6 +145,10 @@ def _audit(config: config_lib.RunConfig, prepared: inputs_lib.AuditInputs, mesh:
         top_k=chosen.top_k,
         label_policy=chosen.label_policy,
         same_patient=chosen.same_patient,
+        further_strata=chosen.strata if whole else (),
+        attacks=chosen.attacks if whole else (),
+        measures=chosen.measures if whole else (),
+        holding=holding,
         bootstrap_replicates=chosen.bootstrap_replicates,
         level=chosen.level,
         mc_repeats=chosen.mc_repeats,
@@ -145,28 +170,14 @@ def _exposure(found: workdir_lib.Workdir, model: str, cohort: schema.Cohort, stu
     return exposure.of_studies(recorded, cohort.study_origin[studies], cohort.study_exposure[studies])
 
 
-def _inputs(cohort: schema.Cohort, chosen: schema.Selection, images: RowSource, texts: RowSource, seen: np.ndarray) -> inputs_lib.AuditInputs:
-    """Returns one evaluation set's inputs, joined by study number; the ids are the workdir's keyed pseudonyms."""
-    studies = chosen.studies
-    return inputs_lib.prepare(
-        images=select(images, chosen.images),
-        texts=select(texts, cohort.study_text[studies]),
-        image_study=cohort.study_key[cohort.image_study[chosen.images]],
-        text_study=cohort.study_key[studies],
-        patient=cohort.patient_key[cohort.study_patient[studies]],
-        labels=cohort.study_labels[studies],
-        has_labels=cohort.study_has_labels[studies],
-        image_id=cohort.image_key[chosen.images],
-        study_exposure=seen,
-        keep_ids=True,
-    )
-
-
 def _paired(against: str, before: result.AuditResult, after: result.AuditResult) -> list[dict[str, Any]]:
-    """Returns the change of Recall@1 (i2r) from `before` to `after` at every pool size, on the same queries and draws."""
+    """Returns the change of Recall@1 (i2r) from `before` to `after` at every pool size, on the same queries and draws: by plain cosine, by the best
+    attack on each, and by every re-alignment with all pairs."""
     wanted = ("recall", 1, "i2r", "other_patient")
     chosen = [metric for metric in after.metrics if (metric["name"], metric["k"], metric["direction"], metric["stratum"]) == wanted]
-    return [comparison.entry(against, before, after, metric) for metric in chosen]
+    shared = [label for label in (after.per_image.attacks if after.per_image else ()) if before.per_image and label in before.per_image.attacks]
+    attacks = [COSINE, *([comparison.BEST] if before.attacks and after.attacks else []), *(label for label in shared if label.endswith(".all"))]
+    return [comparison.entry(against, before, after, metric, attack) for attack in attacks for metric in chosen]
 
 
 def _run_record(config: config_lib.RunConfig, found: workdir_lib.Workdir) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from relink_jax.retrieval import peers as contestants
 from relink_jax.retrieval import product
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import progress
-from relink_jax.stages import bench_cohort, bench_curve, bench_embed, bench_growth, bench_heads, bench_profile, bench_retrieval
+from relink_jax.stages import bench_attacks, bench_cohort, bench_curve, bench_embed, bench_growth, bench_heads, bench_profile, bench_retrieval
 from relink_jax.store import files
 
 SUBJECTS = {
@@ -32,11 +32,13 @@ SUBJECTS = {
     "growth": ("candidates", "dim", "k", "queries", "plot"),
     "profile": ("candidates", "dim", "k", "queries"),
     "cohort": ("images", "side", "short_side"),
+    "attacks": ("candidates", "dim", "pairs"),
 }  # and the flags of each besides --rounds and --json
 _ROUNDS, _GROWTH_ROUNDS, _BATCH, _HEADS_BATCH = 7, 5, 32, 1024
 _CANDIDATES, _DIM, _K = (29296, 43793, bench_retrieval.FULL), (512,), (10, 100)
 _CURVE = 43793
 _IMAGES, _SIDE = 256, 256
+_ATTACKED, _PAIRS, _ATTACK_ROUNDS = 6_000, 2_000, 3
 _BASE = bench_growth.Pass(candidates=43793, queries=1024, dim=512, k=10, strata=2, devices=1)
 
 
@@ -66,10 +68,11 @@ def run(
     images: str = "",
     side: str = "",
     short_side: str = "",
+    pairs: str = "",
     plot: str = "",
     json: str = "",
 ) -> Bench:
-    """Times `embed`, `retrieval`, `curve`, `heads`, `growth`, `profile` or `cohort`; compilation is not timed.
+    """Times `embed`, `retrieval`, `curve`, `heads`, `growth`, `profile`, `cohort` or `attacks`; compilation is not timed.
 
     Args:
         model, batch: of embed: a packaged or published name (default: the packaged ones), and rows per call; batch of heads: records of a step.
@@ -79,6 +82,7 @@ def run(
         precision: of retrieval, and peers: of retrieval and heads: names with commas between; peers '' or 'none' for none, None for those that fit.
         images, side, short_side: of cohort: synthetic radiographs, their side in pixels, and that of a resize (0: none).
         candidates, queries: of curve: one number each (default: 43,793).
+        candidates, dim, pairs: of attacks: one each; auxiliary pairs of the attacker.
         plot, json: files for the picture (growth) and the figures; empty writes none.
 
     Raises: UsageError: another subject, a flag of another subject, an unknown name, sizes that are not positive, or no torch for embed.
@@ -89,9 +93,9 @@ def run(
     if subject not in SUBJECTS:
         raise errors.UsageError(errors.describe("what to measure", "'relink bench'", " or ".join(SUBJECTS), repr(subject)) + errors.suggest(subject, SUBJECTS))
     given = {"model": model or "", "batch": batch, "candidates": candidates, "dim": dim, "k": k, "queries": queries, "precision": precision, "form": form}
-    given |= {"images": images, "side": side, "short_side": short_side}
+    given |= {"images": images, "side": side, "short_side": short_side, "pairs": pairs}
     _check_flags(subject, [*(name for name, value in given.items() if value), *["peers"] * (peers is not None), *["plot"] * bool(plot)])
-    n_rounds = _one("rounds", rounds, _GROWTH_ROUNDS if subject == "growth" else _ROUNDS)
+    n_rounds = _one("rounds", rounds, {"growth": _GROWTH_ROUNDS, "attacks": _ATTACK_ROUNDS}.get(subject, _ROUNDS))
     if subject == "embed":
         made = _embed([model] if model else list(config.models), _one("batch", batch, _BATCH), n_rounds)
     elif subject == "heads":
@@ -104,6 +108,10 @@ def run(
     elif subject == "cohort":
         measured = bench_cohort.measure(_one("images", images, _IMAGES), _one("side", side, _SIDE), n_rounds, _one("short_side", short_side, 0))
         made = Bench(bench_cohort.table(measured), measured.values())
+    elif subject == "attacks":
+        attacked = _one("candidates", candidates, _ATTACKED), _one("dim", dim, _DIM[0]), _one("pairs", pairs, _PAIRS)
+        costs = bench_attacks.measure(*attacked, n_rounds)
+        made = Bench(bench_attacks.table(costs), costs.values())
     elif subject == "profile":
         made = _profile(_one("candidates", candidates, _CURVE), _one("dim", dim, _DIM[0]), _one("k", k, _K[0]), _one("queries", queries, 0))
     else:

@@ -30,7 +30,7 @@ def check(config: config_lib.RunConfig, workdir: str, *, limit: str = "", csv: s
     found: dict[str, list[Problem]] = {}
     if config.cohort.source == "table":
         path = pathlib.Path(config.cohort.table)
-        found[columns.called(path)] = check_lib.check_table(path, cohort_sources.table_root(config), recipe)
+        found[columns.called(path)] = check_lib.check_table(path, cohort_sources.table_root(config), recipe, facts=config.cohort.fact_columns)
     else:
         found = {part.name: check_lib.check(part, recipe) for part in cohort_sources.read(config)}
     if csv:

@@ -63,7 +63,7 @@ def _read(config: config_lib.RunConfig, source: str, found: workdir_lib.Workdir 
         directory = context.phantom_directory(found)
         return table.read(phantom.generate(chosen.phantom, directory), directory)
     if source == "table":
-        return table.read(pathlib.Path(chosen.table), table_root(config))
+        return table.read(pathlib.Path(chosen.table), table_root(config), chosen.fact_columns)
     places = {name: pathlib.Path(value) for name, value in vars(getattr(chosen, source)).items() if value and name not in ("label_source",)}
     if source == "mimic_cxr":
         return mimic_cxr.read(places["images"], places["reports"], labels=chosen.mimic_cxr.labels)

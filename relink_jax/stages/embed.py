@@ -1,4 +1,4 @@
-"""The embed stage: frozen features per image, per unique report text and, for the mitigated model, per anchor text.
+"""The embed stage: frozen features per image, per unique report text, per zero-shot prompt and, for the mitigated model, per anchor text.
 
 With `embed.prior` 'table' a model that compares images is shown each image beside its prior one; other models, and every model where
 the cohort has no prior images, see what they always see.
@@ -12,11 +12,12 @@ import numpy as np
 from relink_jax import config as config_lib
 from relink_jax.cohort import phantom, record_shards, records, schema
 from relink_jax.cohort import pictures as pictures_lib
+from relink_jax.cohort import prompts as prompts_lib
 from relink_jax.encoders import embed as embed_lib
 from relink_jax.encoders import preprocess, specs, towers
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import progress
-from relink_jax.stages import context, ensembles
+from relink_jax.stages import context, ensembles, utility_prompts
 from relink_jax.stages import convert as convert_stage
 from relink_jax.store import checkpoints
 from relink_jax.store import workdir as workdir_lib
@@ -86,6 +87,10 @@ def _embed(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: sch
         rows = np.arange(len(anchors), dtype=np.int32)
         options["identity"] = {"weights": provenance["tree_sha256"], "anchors": f"phantom {ANCHOR_SEED} {len(anchors)}"}
         digests["anchors"] = embed_lib.embed_texts(spec, params, anchors, rows, found.features(model, "anchors"), mesh, **options)
+    prompts = prompts_lib.texts()
+    rows = np.arange(len(prompts), dtype=np.int32)
+    options["identity"] = {"weights": provenance["tree_sha256"], "prompts": prompts_lib.digest()}
+    digests["prompts"] = embed_lib.embed_texts(spec, params, prompts, rows, found.features(model, utility_prompts.WHAT), mesh, **options)
     return Embedded(model, config.embed.precision, len(images), compared, len(texts), len(anchors), digests)
 
 

@@ -21,7 +21,9 @@ TABLE = """the pairs table (CSV or Parquet), one row per image-report pair:
   split                                  optional: train, validate or test, one per patient; without it all rows are audited, none trained on
   site                                   optional: each site is a database of its own; one without training rows is external
   prior_image_id                         optional: image_id of the patient's earlier image that an image is compared with (embed.prior=table)
-  image_id, report_id, view, pretrain_exposure, origin, labelled_text, study_order, age_years, sex, label_source     optional
+  sex, age_years                         optional: M, F or O, and whole years; groups that the audit tells apart
+  any column named in cohort.facts       optional: categories such as ward or scanner, at most 64 characters; further groups and hard negatives
+  image_id, report_id, view, pretrain_exposure, origin, labelled_text, study_order, label_source     optional
   No Finding ... Support Devices         optional: the 14 CheXpert observations as 1, 0, -1 (uncertain) or blank
 images: 8- or 16-bit PNG, JPEG, or DICOM (pip install 'relink_jax[dicom]')"""
 EMBEDDINGS = """what --embeddings=DIR may hold; rows are joined by study id, never by position:
@@ -86,6 +88,8 @@ growth: from a base case, one thing varied at a time: candidates, queries, D, st
   relink bench growth --candidates=20000 --queries=512 --dim=128 --rounds=3
 cohort: images decoded and records read per second, against plain Pillow and the loose files
   relink bench cohort --images=256 --side=512 --short_side=224
+attacks: every attack, from embeddings to counts, as a multiple of one counting pass over the same database
+  relink bench attacks --candidates=6000 --dim=512 --pairs=2000
 profile: where the time of one plain counting pass goes, operation by operation, beside the bare product of its tiles
   relink bench profile --candidates=43793 --dim=128 --k=10"""
 
@@ -104,3 +108,9 @@ audit: attacks every objective on crafted data: sound claims must hold, the unso
 that has features, also the configured mechanism and sibling runs of it with canaries among the training pairs, recorded in the ledger
   relink accountants audit --json=gate.json
   relink accountants audit --workdir=out --canaries=500"""
+
+REPORT = """with --workdir=DIR: report/index.html is the page, report/summary.html one printed page for data governance, report/numbers.json lists every number
+of both with the file and entry it comes from; each figure on the page has its points as CSV behind a link; nothing is loaded from the network
+with runs: one page over the results of several workdirs, at the pool sizes they share; runs measured by other rules are named and stand apart
+  relink report out other/out --page=runs.html
+  relink report out other/out --page=runs.html --check"""

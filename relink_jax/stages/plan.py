@@ -15,6 +15,11 @@ from relink_jax.retrieval import product as products
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import plan
 
+_ATTACKS = {
+    **{"znorm": 2, "csls": 4, "inverted_softmax": 4, "sinkhorn": 22, "assignment": 1, "study_mean": 1, "model_fusion": 1},
+    **{"ridge": 8, "cca": 4, "procrustes": 4, "fresh_head": 4, "length_only": 1, "metadata_only": 1},
+}  # passes over all images and reports that each name takes at most: both banks, every number of known pairs, the counts themselves
+_MEASURES = {"blocks": 0, "right_patient": 1, "tiers": 3, "verification": 2, "infonce": 2, "shuffle": 1}
 PLANNED = ("audit", "embed", "heads")
 LARGEST = 1_000_000_000
 _STUDIES_PER_PATIENT, _IMAGES_PER_STUDY = 2.0, 4 / 3  # of the synthetic generator
@@ -76,7 +81,10 @@ def _audit_plan(settings: config_lib.AuditConfig, n_images: int, n_studies: int,
     shape = settings.query_block or rows * (1 if found.split == layout.STUDIES else mesh.size), arrange.arrange(n_studies, settings.tile or columns).width
     placed = plan.Counting(*shape, found.panel, found.split, mesh.size, **dataclasses.asdict(layout.taken(size, found)))
     speed = probe.reached(mesh, dim, n_studies, settings.top_k, settings.precision) if timed else probe.Speed(0.0, 1.0)
-    return plan.audit_plan(n_images, n_studies, dim, placed, speed.rate * dim / products.width(dim, settings.precision), speed.share)
+    lines = plan.audit_plan(n_images, n_studies, dim, placed, speed.rate * dim / products.width(dim, settings.precision), speed.share)
+    further = sum(_ATTACKS[name] for name in settings.attacks) + sum(_MEASURES[name] for name in settings.measures)
+    told = f"for {len(settings.attacks)} attacks and {len(settings.measures)} measures, each like the pass above; 'relink bench attacks' measures them"
+    return [*lines, plan.Line("further passes, image to report", f"at most {further}", told)]
 
 
 def _embed_plan(spec: specs.VLMSpec, settings: config_lib.EmbedConfig, n_images: int, n_texts: int) -> list[plan.Line]:

@@ -1,28 +1,35 @@
-"""The probe stage: a 14-label linear probe on features before the head (maps: their mean) and on every arm's embeddings.
+"""The probe stage: what the embeddings of every arm are still good for, beside what the features before the head are.
 
-An ensemble has no features of its own: only its embeddings are probed, its members' side by side.
-Fitted on the heads' training site (train and validate splits), scored on every evaluation set; its numbers go into the
-results files that the audit stage wrote.
+Image features before the head (maps: their mean) are probed once per model, embeddings once per arm; see `utility_tasks`. An ensemble has
+no features of its own: only its embeddings are used, its members' side by side. The numbers go into the results files that the audit
+stage wrote, with each arm's change against the original heads and whether that is shown to be within `probe.margin`.
 """
 
 import dataclasses
 from typing import Any
 
 from relink_jax import config as config_lib
-from relink_jax import errors
-from relink_jax.cohort import schema
+from relink_jax.cohort import prompts, schema
 from relink_jax.runtime import progress
-from relink_jax.stages import context, ensembles
+from relink_jax.stages import context, ensembles, utility_prompts, utility_tasks
 from relink_jax.store import digests, files
 from relink_jax.store import workdir as workdir_lib
-from relink_jax.store.rows import RowSource
-from relink_jax.utility import probe
+from relink_jax.utility import macro, strength
 
 PRE_HEAD = "pre_head"
+TASKS = {"probe": "probe", "report_probe": "report probe", "zero_shot": "zero-shot"}
 
 
-def run(config: config_lib.RunConfig, workdir: str) -> dict[str, list[probe.ProbeResult]]:
-    """Probes every (model, arm, evaluation set) and returns the results by results-file stem.
+@dataclasses.dataclass(frozen=True)
+class Utility:
+    """Utility of one results file: the results of each of `TASKS`, the arm's own last, and label-level retrieval."""
+
+    tasks: dict[str, list[macro.MacroResult]]
+    label_retrieval: dict[str, Any]
+
+
+def run(config: config_lib.RunConfig, workdir: str) -> dict[str, Utility]:
+    """Measures every (model, arm, evaluation set) and returns the results by results-file stem.
 
     Raises: StoreError: no results files of the audit stage, or missing embeddings; DataError: no labelled training images.
     """
@@ -30,83 +37,88 @@ def run(config: config_lib.RunConfig, workdir: str) -> dict[str, list[probe.Prob
         cohort = context.load_cohort(found)
         sets = context.evaluation_sets(config, cohort)
         arms = {model: [arm for arm in context.made_arms(config, found, model) if not context.is_redraw(arm)] for model in config.models}
-        probed: dict[str, list[probe.ProbeResult]] = {}
+        measured: dict[str, Utility] = {}
         with progress.bar(sum(map(len, arms.values())), "probe", "arms") as bar:
             for model in config.models:
-                before: dict[str, probe.ProbeResult] = {}
+                before: dict[str, macro.MacroResult] = {}
                 if not ensembles.is_one(found, model):
-                    before = _probe(config, cohort, sets, context.vectors(found, model, "images"), PRE_HEAD)
-                original: dict[str, probe.ProbeResult] = {}
+                    before = utility_tasks.linear_probe(config, cohort, sets, context.vectors(found, model, "images"), PRE_HEAD)
+                prompted = utility_prompts.available(found, model)
+                original: dict[str, Utility] = {}
                 for arm in arms[model]:
-                    images, _ = context.embeddings(found, model, arm, config.embed.shard_rows)
-                    after = _probe(config, cohort, sets, images, arm)
+                    after = _measure(config, found, cohort, sets, model, arm, prompted)
                     original = original or after
-                    for name in after:
+                    for name, one in after.items():
+                        if name in before:
+                            one.tasks["probe"].insert(0, before[name])
                         stem = f"{model}__{arm}__{name}"
-                        probed[stem] = [one[name] for one in (before, after) if one]
-                        _record(found, stem, probed[stem], original[name], _protocol(config, cohort))
+                        _record(found, stem, one, original[name], _protocol(config, cohort), config.probe.margin)
+                        measured[stem] = one
                     bar.update(1)
-        return probed
+        return measured
 
 
-def describe(probed: dict[str, list[probe.ProbeResult]]) -> str:
-    """Returns one line per results file: macro AUROC before the head, where there are such features, and after it."""
-    lines = [f"  {stem.replace('__', '  '):<64} " + "  ".join(f"{one.features} {_auroc(one)}" for one in found) for stem, found in probed.items()]
-    return "\n".join(["macro AUROC of the 14-label linear probe (chance 0.5):", *lines])
+def describe(measured: dict[str, Utility]) -> str:
+    """Returns one line per results file: macro AUROC before the head, where there are such features, and of every task after it."""
+    lines = []
+    for stem, one in measured.items():
+        cells = [f"{result.features} {_auroc(result)}" for result in one.tasks["probe"]]
+        cells += [f"{words} {_auroc(one.tasks[task][-1])}" for task, words in TASKS.items() if task != "probe" and task in one.tasks]
+        lines.append(f"  {stem.replace('__', '  '):<64} {'  '.join(cells)}{_precision(one.label_retrieval)}")
+    head = "macro AUROC of 14 labels (chance 0.5), linear probes and zero-shot, and precision@10 of label-level retrieval:"
+    return "\n".join([head, *lines])
 
 
-def _auroc(one: probe.ProbeResult) -> str:
+def _auroc(one: macro.MacroResult) -> str:
     return "undefined" if one.macro_auroc is None else f"{one.macro_auroc:.4f}"
 
 
-def _probe(config: config_lib.RunConfig, cohort: schema.Cohort, sets: list[context.EvaluationSet], x: RowSource, features: str) -> dict[str, probe.ProbeResult]:
-    site = config.heads.train_site or None
-    train, validate = (_split(cohort, cohort.select(split=split, site=site), x) for split in ("train", "validate"))
-    for name, split in (("train", train), ("validate", validate)):
-        if len(split[0]) == 0:
-            raise errors.DataError(
-                errors.describe(
-                    "nothing to fit the probe on", f"split {name!r} of the cohort", "images with labels (table columns split and the 14 labels)", "none"
-                )
-            )
-    fitted = probe.fit_probe(
-        train=train, validate=validate, label_names=schema.LABELS, l2_grid=config.probe.l2_grid, max_iterations=config.probe.max_iterations
-    )
-    results = {}
-    for chosen in sets:
-        images = chosen.selection.images
-        results[chosen.name] = probe.evaluate(
-            fitted,
-            test=_split(cohort, chosen.selection, x),
-            patient_test=cohort.study_patient[cohort.image_study[images]],
-            features=features,
-            bootstrap_replicates=config.probe.bootstrap_replicates,
-            level=config.audit.level,
-            seed=config.audit.seed,
-        )
-    return results
+def _precision(found: dict[str, Any]) -> str:
+    value = found["precision_at_10"]["value"]
+    return "" if value is None else f"  labels@10 {value:.3f} (chance {found['chance']:.3f})"
 
 
-def _split(cohort: schema.Cohort, chosen: schema.Selection, x: RowSource) -> probe.Split:
-    studies = cohort.image_study[chosen.images]
-    y, known = probe.targets(cohort.study_labels[studies], cohort.study_has_labels[studies])
-    return x[chosen.images], y, known
+def _measure(
+    config: config_lib.RunConfig,
+    found: workdir_lib.Workdir,
+    cohort: schema.Cohort,
+    sets: list[context.EvaluationSet],
+    model: str,
+    arm: str,
+    prompted: bool,
+) -> dict[str, Utility]:
+    """Returns what one arm's embeddings are good for by evaluation set."""
+    images, texts = context.embeddings(found, model, arm, config.embed.shard_rows)
+    results = {task: utility_tasks.linear_probe(config, cohort, sets, x, arm, task) for task, x in (("probe", images), ("report_probe", texts))}
+    if prompted:
+        results["zero_shot"] = utility_tasks.zero_shots(config, cohort, sets, images, utility_prompts.embeddings(found, model, arm), arm)
+    retrieved = utility_tasks.retrievals(config, cohort, sets, images, texts)
+    return {name: Utility({task: [by_set[name]] for task, by_set in results.items()}, retrieved[name]) for name in retrieved}
 
 
 def _protocol(config: config_lib.RunConfig, cohort: schema.Cohort) -> dict[str, Any]:
-    """Returns what probes on one page must share: the settings of fit and interval, and the sites fitted on."""
+    """Returns what utilities on one page must share: the settings of fit and interval, the sites fitted on, and the prompts."""
     settings = dataclasses.asdict(config.probe)
-    return {**settings, "l2_grid": list(config.probe.l2_grid), "level": config.audit.level, "sites": context.training_sites(config, cohort)}
+    search = {"l2_grid": list(config.probe.l2_grid), "l2_limits": [strength.LOWEST, strength.HIGHEST], "l2_flat": strength.FLAT}
+    shared = {"level": config.audit.level, "sites": context.training_sites(config, cohort), "prompts_sha256": prompts.digest()}
+    return {**settings, **search, **shared, "label_policy": config.audit.label_policy}
 
 
-def _record(found: workdir_lib.Workdir, stem: str, probed: list[probe.ProbeResult], original: probe.ProbeResult, protocol: dict[str, Any]) -> None:
-    """Adds what was probed of one results file, the arm's embeddings last, and their change against the original heads'."""
+def _record(found: workdir_lib.Workdir, stem: str, one: Utility, original: Utility, protocol: dict[str, Any], margin: float) -> None:
+    """Writes the utility of one results file, in place of an earlier one, with its change against the original heads'."""
     path = found.results / f"{stem}.json"
     context.needs(path, f"results of {stem.replace('__', ' ')}", "audit")
     document = files.read_object(path, {"utility": dict, "warnings": list})
-    after = probed[-1]
-    document["utility"] |= {"probe": [one.to_json() for one in probed], "protocol": protocol}
-    comparable = after is not original and after.macro_auroc is not None and original.macro_auroc is not None
-    document["utility"]["paired"] = [probe.paired_difference(after, original)] if comparable else []
-    document["warnings"] = sorted({*document["warnings"], *(line for one in probed for line in one.warnings)})
+    entries = {task: [result.to_json() for result in results] for task, results in one.tasks.items()}
+    paired = [] if one is original else _paired(one, original, margin)
+    document["utility"] = {**entries, "label_retrieval": one.label_retrieval, "paired": paired, "protocol": protocol}
+    others = [line for line in document["warnings"] if not line.startswith(tuple(f"{words} {kind}" for words in TASKS.values() for kind in ("of ", "boot")))]
+    document["warnings"] = sorted({*others, *(line for results in one.tasks.values() for result in results for line in result.warnings)})
     files.write_json(path, digests.sealed(document))
+
+
+def _paired(one: Utility, original: Utility, margin: float) -> list[dict[str, Any]]:
+    """Returns the paired change of every task whose macro AUROC both have, the image probe's first."""
+    last = {task: (one.tasks[task][-1], original.tasks[task][-1]) for task in TASKS if task in one.tasks and task in original.tasks}
+    defined = {task: pair for task, pair in last.items() if None not in (pair[0].macro_auroc, pair[1].macro_auroc)}
+    return [macro.paired_difference(*pair, task=task, margin=margin) for task, pair in defined.items()]

@@ -1,22 +1,27 @@
-"""The report stage: the page from the results files, or a check that every number on it follows from them."""
+"""The report stage: the page from the results files, or a check that every number on it follows from them; and several runs on one page."""
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from relink_jax import config as config_lib
 from relink_jax import errors
 from relink_jax.audit import result
 from relink_jax.privacy import ledger as ledger_lib
+from relink_jax.report import attackers, runs, schema
 from relink_jax.report import check as check_lib
 from relink_jax.report import evidence as evidence_lib
-from relink_jax.report import page, schema
+from relink_jax.report import page as page_lib
 from relink_jax.report.evidence import MATCHED, PAIRED_POOL
 from relink_jax.stages import context, ensembles
+from relink_jax.store import files
 from relink_jax.store import workdir as workdir_lib
 
 TIMES = "\N{MULTIPLICATION SIGN}"
+_OPTIONAL = (5, 7)  # columns of the headline table that go where no run has them: best attack, zero-shot
 COMPARED = 100  # pool size shown for every dataset beside the headline one
+RUNS_PAGE = "runs.html"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,26 +33,61 @@ class Report:
     checked: int = 0
 
 
-def run(config: config_lib.RunConfig, workdir: str, check: bool | None = None) -> Report:
-    """Writes report/index.html and report/numbers.json, or with `check` recomputes them and compares.
+def run(config: config_lib.RunConfig, workdir: str, words: Sequence[str] = (), check: bool | None = None, page: str | None = None) -> Report:
+    """Writes report/index.html, report/summary.html and report/numbers.json, or with `check` recomputes them and compares.
 
     The check rebuilds every metric and interval from the per-query Parquet, every ledger's epsilon from its events, and
-    every number of the page from the results files.
+    every number of the pages from the results files.
 
-    Raises: StoreError: no results, damaged ones, or a number that does not come out again (names it).
+    Args:
+        words: workdirs of runs to put on one page instead, see `compare`.
+        page: file of that page.
+
+    Raises: UsageError: a page without runs, or runs beside a workdir; StoreError: no results, damaged ones, or a number that does not come out again (names it).
     """
+    if words:
+        if workdir:
+            raise errors.UsageError(errors.describe("flag --workdir", "'relink report RUN ...'", "runs only", "a workdir too"))
+        return compare(words, pathlib.Path(page or RUNS_PAGE), bool(check))
+    if page:
+        raise errors.UsageError(errors.describe("flag --page", "'relink report'", "the workdirs of runs beside it", "none"))
     with context.opened(config, workdir) as found:
         documents = schema.load_results(found.results)
-        ledgers = _ledgers(found, documents)
+        ledgers, comparisons = _ledgers(found, documents), _comparisons(found.results)
         table = headline(documents, config.report.headline_pool)
         if not check:
-            written = page.render(
-                documents, ledgers, found.report, config.report.title, config.report.headline_pool, f"relink report --check --workdir={found.root.name}"
-            )
+            command = f"relink report --check --workdir={found.root.name}"
+            written = page_lib.render(documents, ledgers, found.report, config.report.title, config.report.headline_pool, command, comparisons)
             return Report(table, written)
         compared = sum(_recomputed(found.results / f"{schema.stem(document)}.json") for document in documents)
-        compared += check_lib.check(documents, ledgers, found.report)
-        return Report(table, found.report / "index.html", compared)
+        compared += check_lib.check(documents, ledgers, found.report, comparisons)
+        return Report(table, found.report / page_lib.PAGE, compared)
+
+
+def compare(workdirs: Sequence[str], path: pathlib.Path, check: bool = False) -> Report:
+    """Writes one page over the results of several workdirs, or with `check` recomputes every number of it.
+
+    Runs are called after their directories, with a number where two are alike. Only results are read; nothing in a workdir changes.
+
+    Raises: UsageError: no such directory; StoreError: no results, damaged ones, or a number that does not come out again.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for one in workdirs:
+        root = pathlib.Path(one)
+        if not root.is_dir():
+            raise errors.UsageError(errors.describe("run", "'relink report RUN ...'", "the workdir of a run", f"no directory {root.name!r}"))
+        alike = sum(name == root.resolve().name or name.startswith(f"{root.resolve().name}-") for name in found)
+        found[f"{root.resolve().name}-{alike + 1}" if alike else root.resolve().name] = schema.load_results(root / "results")
+    if check:
+        return Report("", path, runs.check_runs(found, path))
+    names = " ".join(pathlib.Path(one).name for one in workdirs)
+    return Report(f"{len(found)} runs side by side", runs.render(found, path, check_command=f"relink report {names} --page={path.name} --check"))
+
+
+def _comparisons(results: pathlib.Path) -> dict[str, Any] | None:
+    """Returns what the audit found in comparing models, None where it compared none."""
+    path = results / "comparisons.json"
+    return files.read_object(path, {"schema_version": str, "datasets": list}) if path.exists() else None
 
 
 def _ledgers(found: workdir_lib.Workdir, documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -86,8 +126,8 @@ def describe(report: Report) -> str:
 def headline(documents: list[dict[str, Any]], pool: int) -> str:
     """Returns the page's main figures as text: per dataset, models in rising specialisation, members of ensembles, then the other heads.
 
-    Recall@1 at the dataset's largest pool up to `pool`, the same at N = 100 (or the smallest pool), among label twins with
-    the same queries in random pools beside it, and the probe.
+    Recall@1 at the dataset's largest pool up to `pool`, the same by the best attack, and by plain cosine at N = 100 (or the smallest pool), among
+    label twins with the same queries in random pools beside it, zero-shot and the probe.
     """
     evidence = evidence_lib.Evidence(documents, {}, pool)
     rows: list[tuple[str, ...]] = []
@@ -102,7 +142,9 @@ def headline(documents: list[dict[str, Any]], pool: int) -> str:
                 *[f"Recall@1, {_size(size)}" for size in sizes],
                 *[""] * (2 - len(sizes)),
                 "lift",
+                f"best attack, {_size(large)}",
                 f"label twins only, {_size(matched)}",
+                "zero-shot",
                 "probe AUROC",
             )
         )
@@ -113,13 +155,19 @@ def headline(documents: list[dict[str, Any]], pool: int) -> str:
             twins, paired = (evidence.recall(row, dataset, matched, stratum) for stratum in (MATCHED, PAIRED_POOL))
             lift = evidence.single(row, dataset, "times", "lift", large)
             beside = f"{_shown(twins)} ({_shown(paired)} random)" if twins.value else "-"
-            rows.append((row.model, row.head, *cells, lift.text if lift else "-", beside, _shown(evidence.probe(row, dataset))))
+            best = evidence.recall(row, dataset, large, attack=evidence_lib.BEST)
+            named = str(next(iter(attackers.best_name(evidence, row, dataset)), "")).removesuffix(" fitted on ")
+            found = f"{_shown(best)} ({named})" if best.value else "-"
+            priced = [_shown(one) for one in (evidence.probe(row, dataset, task="zero_shot"), evidence.probe(row, dataset))]
+            rows.append((row.model, row.head, *cells, lift.text if lift else "-", found, beside, *priced))
         first = next(row for row in evidence.rows if evidence.file(row, dataset))
         chances = [evidence.single(first, dataset, "chance", "chance", size) for size in sizes]
         shown = [chance.text if chance else "-" for chance in (*chances, evidence.single(first, dataset, "chance", "chance", matched, MATCHED))]
-        rows.append(("chance", "", *shown[:-1], *[""] * (2 - len(sizes)), f"1{TIMES}", shown[-1], "0.5"))
+        rows.append(("chance", "", *shown[:-1], *[""] * (2 - len(sizes)), f"1{TIMES}", shown[-2], shown[-1], "0.5", "0.5"))
         rows.append(())
-    widths = [max(len(row[column]) for row in rows if row) for column in range(7)]
+    told = [row for row in rows if row and row[1] not in ("heads", "")]
+    rows = [tuple(cell for place, cell in enumerate(row) if place not in _OPTIONAL or any(one[place] != "-" for one in told)) for row in rows]
+    widths = [max(len(row[column]) for row in rows if row) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows).rstrip()
 
 

@@ -236,8 +236,7 @@ def test_o7b_label_codes():
 
 def test_o7b_jaccard_of_positive_sets():
     sets = np.array([[1, 1, 0], [0, 1, 1], [0, 0, 0], [0, 0, 0]], bool)
-    assert strata.jaccard(sets[0], sets[1]) == pytest.approx(1 / 3)
-    np.testing.assert_allclose(strata.jaccard(sets[:, None], sets[None]), [[1, 1 / 3, 0, 0], [1 / 3, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])
+    np.testing.assert_allclose(strata.jaccard(sets, sets), [[1, 1 / 3, 0, 0], [1 / 3, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])
 
 
 def test_study_with_several_images_is_found_by_its_best():

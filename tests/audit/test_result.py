@@ -262,4 +262,4 @@ def test_a_result_is_saved_only_under_the_name_of_a_file(tmp_path, monkeypatch, 
 
 
 def test_a_result_with_a_long_name_is_saved(tmp_path, audited):
-    assert audited.save(tmp_path / ("n" * 240)).exists()
+    assert audited.save(tmp_path / ("n" * 233)).exists()

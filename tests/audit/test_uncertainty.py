@@ -84,6 +84,51 @@ def test_same_draws_for_every_arm_and_no_others():
     assert not np.array_equal(first, np.concatenate(list(uncertainty.weights(50, 300, 5))))
 
 
+def test_kept_draws_are_the_draws(monkeypatch):
+    kept = list(uncertainty.weights(40, 300, 6))
+    again = list(uncertainty.weights(40, 300, 6))
+    again[0][:] = 0  # whoever changes what he was given changes nobody else's
+    third = list(uncertainty.weights(40, 300, 6))
+    monkeypatch.setattr(uncertainty, "_KEPT", 0)
+    for chunks in (third, list(uncertainty.weights(40, 300, 6))):
+        assert [len(chunk) for chunk in chunks] == [128, 128, 44]
+        np.testing.assert_array_equal(np.concatenate(chunks), np.concatenate(kept))
+    assert kept[0].dtype == np.float64
+
+
+def test_worked_differences():
+    weights = np.array([[1.0, 1, 1], [2, 1, 0], [0, 0, 3], [1, 0, 2]])
+    before, after = uncertainty.ratios(weights, SUMS, COUNTS).T
+    np.testing.assert_allclose(after - before, [-1 / 4, -2 / 7, -1 / 4, -3 / 11])
+    iid = np.repeat([1.0, 0], [3, 5])
+    assert iid.var() / 8 == 15 / 512
+
+
+def test_simultaneous_quantile_is_of_the_largest_deviation():
+    drawn = np.random.default_rng(1).standard_normal((4000, 5)) * [1, 2, 3, 4, 0]
+    reach, se = uncertainty.simultaneous(np.zeros(5), drawn, 0.95)
+    np.testing.assert_allclose(se, [*drawn[:, :4].std(axis=0, ddof=1), 0])
+    assert ((np.abs(drawn[:, :4]) <= reach * se[:4]).all(axis=1)).mean() == pytest.approx(0.95, abs=3e-4)
+    assert reach == pytest.approx(2.49, abs=0.06)  # four independent normals: 1 - (1 - 0.0127) ** 4 = 0.05
+    alone, _ = uncertainty.simultaneous(np.zeros(1), drawn[:, :1], 0.95)
+    assert uncertainty.simultaneous(np.zeros(3), drawn[:, [0, 0, 0]], 0.95)[0] == alone < reach
+
+
+def test_simultaneous_leaves_lost_replicates_out():
+    drawn = np.random.default_rng(1).standard_normal((500, 2))
+    lost = np.concatenate([drawn, [[np.nan, 0.0]] * 20])
+    _, se = uncertainty.simultaneous(np.zeros(2), lost, 0.9)
+    assert se[0] == pytest.approx(drawn[:, 0].std(ddof=1))
+    assert np.isfinite(uncertainty.simultaneous(np.zeros(2), lost, 0.9)[0])
+    assert uncertainty.simultaneous(np.zeros(0), np.zeros((9, 0)), 0.9)[0] == 0
+
+
+def test_log_odds_are_logs_near_zero_and_mirror_near_one():
+    low, high = uncertainty.on_log_odds(np.array([1e-4, 0.5, 1 - 1e-4]), np.array([5e-5, 0.1, 5e-5]))
+    assert (low[0], high[0]) == pytest.approx((1e-4 * np.exp(-0.5), 1e-4 * np.exp(0.5)), rel=1e-3)
+    np.testing.assert_allclose(low, 1 - high[::-1])
+
+
 def test_patient_sums():
     assert uncertainty.patient_sums(np.array([0, 2, 0]), np.array([1.0, 2, 4]), 4).tolist() == [5, 0, 2, 0]
 

@@ -74,3 +74,15 @@ def test_a_book_keeps_each_number_once():
     assert book.number("auroc", "x", ("f", "/x")).text == "0.250"
     assert [entry["id"] for entry in book.entries()] == ["n1", "n2"]
     assert book.entries()[0]["sources"] == [{"file": "f", "pointer": "/x"}]
+
+
+def test_what_is_left_and_what_having_been_seen_adds():
+    documents = {"f": {"before": 50e-4, "after": 19.1e-4, "chance": 1e-4, "seen": 0.3, "unseen": 0.1}}
+
+    def formula(name, *fields):
+        return values.evaluate(documents, name, [("f", f"/{field}") for field in fields])
+
+    assert formula("excess_reduction", "before", "after", "chance") == pytest.approx(309 / 490)
+    assert formula("excess_reduction", "before", "chance", "chance") == pytest.approx(1)
+    assert formula("excess_reduction", "chance", "after", "chance") is None
+    assert formula("residual_risk", "seen", "unseen") == pytest.approx(2 / 9)

@@ -5,7 +5,7 @@ import pytest
 import report_fixtures
 from scipy import stats
 
-from relink_jax.report import caveats, values, words
+from relink_jax.report import answers, caveats, first_screen, values, words
 from relink_jax.report.evidence import Evidence
 
 
@@ -14,7 +14,7 @@ def text_of(parts):
 
 
 def verdicts(results, pool=1000):
-    return {answer.question: (answer.verdict, text_of(answer.body)) for answer in words.answers(Evidence(results, report_fixtures.ledgers(), pool))}
+    return {answer.question: (answer.verdict, text_of(answer.body)) for answer in answers.answers(Evidence(results, report_fixtures.ledgers(), pool))}
 
 
 def find(results, head, dataset="phantom-A-test", model="phantom-3-specialist"):
@@ -31,7 +31,7 @@ def results():
 
 
 def test_finding_is_one_sentence_with_every_part(results):
-    sentence = text_of(words.finding(Evidence(results, report_fixtures.ledgers(), 1000)))
+    sentence = text_of(first_screen.finding(Evidence(results, report_fixtures.ledgers(), 1000)))
     assert sentence.startswith("At N = 1,000 candidates, phantom-3-specialist links 52.4% [48.2, 56.6] of the images to their report (chance 0.1%, lift 524×)")
     assert "after DP-SGD on its projection heads (ε = 0.34, δ = 6e-6 per patient), 0.89% [0.82, 0.96] (8.91× chance remains)" in sentence
     assert "with noise of the same size and no data, 0.82% [0.76, 0.89]" in sentence
@@ -39,8 +39,8 @@ def test_finding_is_one_sentence_with_every_part(results):
 
 
 def test_headline_pool_falls_back_to_what_fits(results):
-    assert text_of(words.finding(Evidence(results, {}, 500))).startswith("At N = 100 candidates")
-    assert text_of(words.finding(Evidence(results, {}, 10**6))).startswith("At N = 1,000 candidates")
+    assert text_of(first_screen.finding(Evidence(results, {}, 500))).startswith("At N = 100 candidates")
+    assert text_of(first_screen.finding(Evidence(results, {}, 10**6))).startswith("At N = 1,000 candidates")
 
 
 def test_ladder_verdict(results):
@@ -102,7 +102,7 @@ def test_dp_against_the_spread_of_noise_draws(results, after, verdict):
 def test_further_draws_are_no_rows_of_the_page(results):
     plain, drawn = (Evidence(one, {}, 1000) for one in (results, report_fixtures.with_draws(results, DRAWS)))
     assert [(row.model, row.head) for row in plain.arms] == [(row.model, row.head) for row in drawn.arms]
-    sentence = text_of(words.finding(drawn))
+    sentence = text_of(first_screen.finding(drawn))
     assert "with noise of the same size and no data, 12.0% (mean of 5 draws)" in sentence
 
 
@@ -141,8 +141,8 @@ def test_one_brought_along_model_gets_a_plain_finding(results):
     lone["model"] |= {"name": "embeddings", "head": "none", "specialisation": None}
     lone["utility"] = {"probe": []}
     evidence = Evidence([lone], {}, 1000)
-    assert text_of(words.finding(evidence)).startswith("At N = 1,000 candidates, embeddings links 52.4%")
-    assert [answer.question for answer in words.answers(evidence)] == ["Is it more than the disease labels?"]
+    assert text_of(first_screen.finding(evidence)).startswith("At N = 1,000 candidates, embeddings links 52.4%")
+    assert [answer.question for answer in answers.answers(evidence)] == ["Is it more than the disease labels?"]
     assert "An attacker who keeps the original" not in dict(caveats.limits(evidence))
 
 

@@ -8,7 +8,7 @@ from sklearn import linear_model, metrics
 
 from relink_jax import errors
 from relink_jax.utility import auroc as auroc_lib
-from relink_jax.utility import logistic, probe
+from relink_jax.utility import logistic, macro, probe
 
 NAMES = ("Edema", "Fracture", "Pneumonia")
 GRID = (1e-4, 1e-2, 1.0)
@@ -25,6 +25,13 @@ def make(seed=0, rows=(500, 200, 260), width=24, labels=3):
         y = (x - 3) @ truth + rng.logistic(size=(n, labels)) * 2 > 1
         splits.append((x, y, rng.random((n, labels)) < 0.9))
     return (*splits, rng.integers(0, rows[2] // 2, rows[2]))
+
+
+def linear_probe(*, train, validate, test, patient_test, label_names, l2_grid, **settings):
+    """Fits a probe and scores it on one test set."""
+    return probe.evaluate(
+        probe.fit_probe(train=train, validate=validate, label_names=label_names, l2_grid=l2_grid), test=test, patient_test=patient_test, **settings
+    )
 
 
 @pytest.mark.parametrize("l2", GRID)
@@ -47,21 +54,35 @@ def test_coefficients_and_auroc_equal_scikit_learn(l2):
 
 def test_strength_is_the_best_on_validation():
     train, validate, _, _ = make(seed=1)
-    fitted = probe.fit_probe(train=train, validate=validate, label_names=NAMES, l2_grid=GRID)
+    fitted = probe.fit_probe(train=train, validate=validate, label_names=NAMES, l2_grid=[10.0**power for power in range(-4, 1)])
+    lowest, highest = min(1e-4, *fitted.l2.values()), max(1.0, *fitted.l2.values())
+    tried = [10.0**power for power in range(round(np.log10(lowest)), round(np.log10(highest)) + 1)]
     for label, name in enumerate(NAMES):
         rows, values = validate[2][:, label], {}
-        for l2 in GRID:
+        for l2 in tried:
             one = probe.fit_probe(train=train, validate=validate, label_names=NAMES, l2_grid=[l2])
             values[l2] = auroc_lib.auroc(one.scores(validate[0])[rows, label], validate[1][rows, label])
-        assert values[fitted.l2[name]] == max(values.values())
-        at_edge = fitted.l2[name] in (GRID[0], GRID[-1])
-        assert at_edge == any(name in line and "edge of the grid" in line for line in fitted.warnings)
+        best = fitted.l2[name]
+        assert values[best] == max(values.values())
+    assert fitted.warnings == ()
+
+
+def test_a_grid_that_is_too_strong_or_too_weak_ends_where_a_wide_one_does():
+    train, validate, _, _ = make(seed=1)
+    wide = probe.fit_probe(train=train, validate=validate, label_names=NAMES, l2_grid=[10.0**power for power in range(-6, 4)])
+    for grid in ((100.0, 1000.0), (1e-5, 1e-4)):
+        found = probe.fit_probe(train=train, validate=validate, label_names=NAMES, l2_grid=grid)
+        for label in range(3):
+            rows = validate[2][:, label]
+            values = [auroc_lib.auroc(one.scores(validate[0])[rows, label], validate[1][rows, label]) for one in (found, wide)]
+            assert values[0] > values[1] - 0.02
+        assert any(l2 not in grid for l2 in found.l2.values())
 
 
 def test_macro_interval_and_json():
     train, validate, test, patients = make(seed=2)
     settings = {"label_names": NAMES, "l2_grid": GRID, "features": "original", "bootstrap_replicates": 200}
-    result = probe.linear_probe(train=train, validate=validate, test=test, patient_test=patients, **settings)
+    result = linear_probe(train=train, validate=validate, test=test, patient_test=patients, **settings)
     assert result.macro_auroc == pytest.approx(np.mean(list(result.per_label.values())))
     assert result.ci["low"] < result.macro_auroc < result.ci["high"]
     assert result.macro_auroc > 0.6
@@ -78,13 +99,13 @@ def test_undefined_labels_are_listed_and_left_out():
     test[1][:, 2] = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = probe.linear_probe(train=train, validate=validate, test=test, patient_test=patients, label_names=names, l2_grid=GRID, bootstrap_replicates=100)
+        result = linear_probe(train=train, validate=validate, test=test, patient_test=patients, label_names=names, l2_grid=GRID, bootstrap_replicates=100)
     assert result.undefined == ("Fracture", "Pneumonia")
     assert result.per_label["Fracture"] is None
     assert result.macro_auroc == pytest.approx((result.per_label["Edema"] + result.per_label["Atelectasis"]) / 2, rel=1e-12)
     assert any("Fracture: undefined, one class only in train" in line for line in result.warnings)
     test[1][:, [0, 3]] = True
-    nothing = probe.linear_probe(train=train, validate=validate, test=test, patient_test=patients, label_names=names, l2_grid=GRID, bootstrap_replicates=100)
+    nothing = linear_probe(train=train, validate=validate, test=test, patient_test=patients, label_names=names, l2_grid=GRID, bootstrap_replicates=100)
     assert nothing.macro_auroc is None
     assert nothing.ci is None
 
@@ -92,9 +113,9 @@ def test_undefined_labels_are_listed_and_left_out():
 def test_constant_features_give_one_half():
     train, validate, test, patients = make(seed=4)
     flat = [(np.full_like(split[0], 0.1), *split[1:]) for split in (train, validate, test)]
-    result = probe.linear_probe(train=flat[0], validate=flat[1], test=flat[2], patient_test=patients, label_names=NAMES, l2_grid=GRID, bootstrap_replicates=100)
+    result = linear_probe(train=flat[0], validate=flat[1], test=flat[2], patient_test=patients, label_names=NAMES, l2_grid=GRID, bootstrap_replicates=100)
     assert set(result.per_label.values()) == {0.5}
-    assert result.n_features == 0
+    assert result.details["n_features"] == 0
     assert (result.ci["low"], result.ci["high"]) == (0.5, 0.5)
 
 
@@ -102,10 +123,10 @@ def test_a_constant_column_changes_nothing():
     train, validate, test, patients = make(seed=5)
     wider = [(np.hstack([split[0], np.full((len(split[0]), 1), 7, np.float32)]), *split[1:]) for split in (train, validate, test)]
     settings = {"patient_test": patients, "label_names": NAMES, "l2_grid": GRID, "bootstrap_replicates": 100}
-    plain = probe.linear_probe(train=train, validate=validate, test=test, **settings)
-    padded = probe.linear_probe(train=wider[0], validate=wider[1], test=wider[2], **settings)
+    plain = linear_probe(train=train, validate=validate, test=test, **settings)
+    padded = linear_probe(train=wider[0], validate=wider[1], test=wider[2], **settings)
     assert padded.macro_auroc == pytest.approx(plain.macro_auroc, abs=1e-5)
-    assert (plain.n_features, padded.n_features) == (24, 24)
+    assert (plain.details["n_features"], padded.details["n_features"]) == (24, 24)
 
 
 def test_rotation_of_the_features_changes_little():
@@ -114,8 +135,8 @@ def test_rotation_of_the_features_changes_little():
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((24, 24)))[0]
     settings = {"patient_test": patients, "label_names": NAMES, "l2_grid": [1e-4], "bootstrap_replicates": 100}
     turned = [(split[0] @ rotation, *split[1:]) for split in (train, validate, test)]
-    before = probe.linear_probe(train=train, validate=validate, test=test, **settings)
-    after = probe.linear_probe(train=turned[0], validate=turned[1], test=turned[2], **settings)
+    before = linear_probe(train=train, validate=validate, test=test, **settings)
+    after = linear_probe(train=turned[0], validate=turned[1], test=turned[2], **settings)
     assert abs(before.macro_auroc - after.macro_auroc) < 0.01
 
 
@@ -130,18 +151,18 @@ def test_targets_follow_the_label_policy():
 def test_paired_difference_shares_draws():
     train, validate, test, patients = make(seed=7)
     settings = {"label_names": NAMES, "l2_grid": GRID, "patient_test": patients, "bootstrap_replicates": 300}
-    full = probe.linear_probe(train=train, validate=validate, test=test, features="original", **settings)
+    full = linear_probe(train=train, validate=validate, test=test, features="original", **settings)
     cut = [(split[0][:, :4], *split[1:]) for split in (train, validate, test)]
-    less = probe.linear_probe(train=cut[0], validate=cut[1], test=cut[2], features="dp", **settings)
-    difference = probe.paired_difference(less, full)
+    less = linear_probe(train=cut[0], validate=cut[1], test=cut[2], features="dp", **settings)
+    difference = macro.paired_difference(less, full)
     assert (difference["features"], difference["against"]) == ("dp", "original")
     assert difference["difference"] == pytest.approx(less.macro_auroc - full.macro_auroc)
     assert difference["ci"]["high"] < 0
     assert difference["ci"]["se"] < np.hypot(full.ci["se"], less.ci["se"])
-    assert probe.paired_difference(full, full)["ci"]["se"] == 0
-    other = probe.linear_probe(train=train, validate=validate, test=test, features="x", **{**settings, "bootstrap_replicates": 200})
+    assert macro.paired_difference(full, full)["ci"]["se"] == 0
+    other = linear_probe(train=train, validate=validate, test=test, features="x", **{**settings, "bootstrap_replicates": 200})
     with pytest.raises(errors.DataError, match="paired difference"):
-        probe.paired_difference(full, other)
+        macro.paired_difference(full, other)
 
 
 def test_an_unfinished_fit_is_reported():

@@ -1,0 +1,1 @@
+"""Attacks beyond plain cosine. See `base`."""
