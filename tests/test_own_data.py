@@ -17,7 +17,13 @@ from relink_jax.stages import cohort as cohort_stage
 pytestmark = pytest.mark.usefixtures("quick_module", "undrawn")  # the arithmetic of what is compiled here is tested elsewhere
 
 CHECKPOINT = pathlib.Path(config_lib.__file__).parent / "data" / "phantom-0-untrained"
-FAST = ["--config.audit.bootstrap_replicates=100", "--config.audit.pool_sizes=3", "--config.audit.ks=1"]
+FAST = [
+    "--config.audit.attacks=csls",
+    "--config.audit.measures=blocks",
+    "--config.audit.bootstrap_replicates=100",
+    "--config.audit.pool_sizes=3",
+    "--config.audit.ks=1",
+]
 MINIMAL = ("image_path", "patient_id", "study_id", "findings", "impression")
 
 

@@ -14,7 +14,14 @@ from relink_jax.store import restricted, shards
 
 pytestmark = pytest.mark.usefixtures("quick_module")
 FAST = [
-    *("--config.audit.bootstrap_replicates=100", "--config.audit.pool_sizes=3", "--config.audit.ks=1", "--config.embed.batch_size=8"),
+    *(
+        "--config.audit.attacks=",
+        "--config.audit.measures=",
+        "--config.audit.bootstrap_replicates=100",
+        "--config.audit.pool_sizes=3",
+        "--config.audit.ks=1",
+        "--config.embed.batch_size=8",
+    ),
     *("--config.models=phantom-0-untrained", "--config.mitigate="),
 ]
 

@@ -14,7 +14,14 @@ from relink_jax.stages import plan
 
 pytestmark = pytest.mark.usefixtures("quick_module")  # the arithmetic of what is compiled here is tested elsewhere
 
-FAST = ["--config.audit.bootstrap_replicates=100", "--config.audit.pool_sizes=3", "--config.audit.ks=1", "--config.embed.batch_size=8"]
+FAST = [
+    "--config.audit.attacks=",
+    "--config.audit.measures=",
+    "--config.audit.bootstrap_replicates=100",
+    "--config.audit.pool_sizes=3",
+    "--config.audit.ks=1",
+    "--config.embed.batch_size=8",
+]
 
 
 def relink(*words):

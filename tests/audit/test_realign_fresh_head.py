@@ -47,6 +47,7 @@ def test_it_recovers_what_a_destroyed_head_hides_and_training_is_what_does_it(hi
     np.testing.assert_allclose(np.linalg.norm(trained.images, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_features_that_do_not_link_are_chance():
     generator = np.random.default_rng(1)
     nothing = made(generator, lambda n: tuple(generator.standard_normal((2, n, linked.D))))
@@ -69,6 +70,7 @@ def test_patients_left_aside_are_never_learned_from():
     assert fresh_head._aside(np.array([5, 5, 6])).tolist() == [False, False, True]
 
 
+@pytest.mark.slow
 def test_other_pairs_of_a_patient_are_neither_right_nor_wrong():
     generator = np.random.default_rng(2)
     x, y = generator.standard_normal((2, 6, 4)).astype(np.float32)

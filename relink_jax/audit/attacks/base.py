@@ -60,7 +60,7 @@ class Space:
         images: float32 [Q, E], one row per image of the target; texts: float32 [U, E], one row per distinct report; scores are inner
             products. Equal reports have equal rows.
         passes: how many passes over all images and reports it took to make, the counting pass itself not among them.
-        params: settings that were used, JSON-ready. hubness: of the scores, see `hubness`; None where it was not taken.
+        params: settings that were used, JSON-ready.
         study_text: row of `texts` of each study, int32 [S], where the attacker compares something else than reports, such as what he knows of a
             study: `texts` are then [V, E], distinct; None for the target's own `study_text`.
     """
@@ -69,7 +69,6 @@ class Space:
     texts: RowSource
     passes: float = 0.0
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    hubness: Mapping[str, Any] | None = None
     study_text: np.ndarray | None = None
 
 
