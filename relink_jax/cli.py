@@ -5,7 +5,6 @@ This module imports neither jax nor absl until a stage runs, so `relink --help` 
 name of the right one. Every stage is also a plain function: `relink_jax.stages.STAGE.run(config, workdir)`.
 """
 
-import contextlib
 import importlib
 import importlib.util
 import io
@@ -13,18 +12,16 @@ import json
 import os
 import pathlib
 import reprlib
-import signal
 import sys
-import threading
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from relink_jax import config as config_lib
 from relink_jax import errors
-from relink_jax.stages import catalogue
+from relink_jax.stages import catalogue, launch_flags, launch_words
 from relink_jax.stages.catalogue import STAGES
 
+_CONFIG_BYTES = 2**20
 _SWITCHED = ("true", "t", "1", "false", "f", "0")
 _NUMBERS: dict[str, tuple[Callable[[str], Any], str]] = {"int": (int, "a whole number"), "float": (float, "a number")}
 
@@ -67,50 +64,9 @@ def launch(stage: str, arguments: Sequence[str]) -> int:
     if any(word in ("-h", "--help", "-help") for word in arguments):
         print(catalogue.stage_help(stage, config_names()), flush=True)
         return 0
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try:
-        config, workdir, words, alone = parse(stage, arguments)
-        config.validate()
-        if STAGES[stage].needs_workdir and not workdir:
-            raise errors.UsageError(f"workdir missing on the command line: expected --workdir=DIR, found nothing; try: {STAGES[stage].example}")
-        module = importlib.import_module(f"relink_jax.stages.{stage}")
-        extra = [words] if STAGES[stage].positional else []
-        with _stoppable():
-            print(module.describe(module.run(config, workdir, *extra, **alone)), flush=True)
-        return 0
-    except errors.RelinkError as error:
-        print(f"relink {stage}: error: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:
-        raise
-    except KeyboardInterrupt:
-        print(f"relink {stage}: stopped; finished shards are kept, run the same command to go on", file=sys.stderr)
-        return 75
-    except Exception as error:
-        return _internal(stage, error)
+    from relink_jax.stages import launching  # with what it imports, only once a stage runs
 
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Makes SIGTERM and SIGHUP stop a stage as Ctrl-C does, so that a scheduler's or a lost terminal's stop can be resumed.
-
-    A signal that was ignored when the command started stays ignored: that is what `nohup` asks for.
-    """
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return launching.run(stage, arguments, parse)
 
 
 def parse(stage: str, arguments: Sequence[str]) -> tuple[config_lib.RunConfig, str, list[str], dict[str, Any]]:
@@ -125,10 +81,10 @@ def parse(stage: str, arguments: Sequence[str]) -> tuple[config_lib.RunConfig, s
     from ml_collections import config_flags
 
     described = STAGES[stage]
-    words = [_expand(word) for word in arguments]
-    name, words = _take(words, "config")
+    words = launch_flags.taken(arguments)[1]
+    name, words = launch_flags.take(words, "config")
     _check_names(stage, words)
-    base = _base_config(name, _take(words, "workdir")[0])
+    base = _base_config(name, launch_flags.take(words, "workdir")[0])
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_dataclass("config", base, "run configuration", flag_values=values, sys_argv=["relink", *words])
     flags.DEFINE_string("workdir", "", "directory of the run", flag_values=values)
@@ -169,6 +125,8 @@ def load_config(path: pathlib.Path) -> config_lib.RunConfig:
     """Returns the run of a Python file's `get_config()`, or of the JSON that a run recorded; `UsageError` when it is neither."""
     if path.suffix == ".json":
         try:
+            if path.stat().st_size > _CONFIG_BYTES:
+                raise ValueError("more than 1 MiB")
             return config_lib.from_dict(json.loads(path.read_text()))
         except (ValueError, TypeError, OSError, OverflowError, RecursionError, errors.UsageError) as error:
             found = error.strerror if isinstance(error, OSError) and error.strerror else _one_line(error)
@@ -195,32 +153,10 @@ def config_names() -> list[str]:
 
 
 def _stage_main(stage: str) -> Callable[[Sequence[str]], int]:
-    """Returns the main of `launch/STAGE.py`: from the installed package, or from a checkout that is not installed."""
-    installed = importlib.util.find_spec("relink_jax.launch") is not None
-    main_of: Callable[[Sequence[str]], int] = importlib.import_module(f"relink_jax.launch.{stage}" if installed else f"launch.{stage}").main
+    """Returns the main of `launch/STAGE.py`, or of the name that the catalogue gives: from the installed package, or from a checkout that is not installed."""
+    installed, name = importlib.util.find_spec("relink_jax.launch") is not None, STAGES[stage].main or stage
+    main_of: Callable[[Sequence[str]], int] = importlib.import_module(f"{'relink_jax.' if installed else ''}launch.{name}").main
     return main_of
-
-
-def _expand(word: str) -> str:
-    return f"-{word}" if word.startswith("-") and not word.startswith("--") and len(word) > 2 and not word[1].isdigit() else word
-
-
-def _take(words: Sequence[str], flag: str) -> tuple[str, list[str]]:
-    """Returns (the last value of `--flag=VALUE` or `--flag VALUE`, the words without it)."""
-    value, rest, pending = "", [], False
-    for word in words:
-        head, equals, text = word.partition("=")
-        if pending and not word.startswith("--"):
-            value, pending = word, False
-        elif pending:
-            break
-        elif head == f"--{flag}":
-            value, pending = text, not equals
-        else:
-            rest.append(word)
-    if pending:
-        raise errors.UsageError(errors.describe("value missing", f"flag '--{flag}' on the command line", f"--{flag}=VALUE", "nothing"))
-    return value, rest
 
 
 def _base_config(name: str, workdir: str) -> config_lib.RunConfig:
@@ -257,7 +193,8 @@ def _check_names(stage: str, words: Sequence[str]) -> None:
                 raise errors.UsageError(f"unknown config field {field!r} on the command line: expected a field of 'relink {stage} --help'{hint}")
         elif name not in known_flags:
             raise errors.UsageError(
-                f"unknown flag '--{name}' on the command line of 'relink {stage}': expected one of {', '.join(known_flags)}{errors.suggest(name, known_flags)}"
+                f"unknown flag '--{name}' on the command line of 'relink {stage}': expected one of {', '.join(known_flags)}"
+                f"{errors.suggest(name, [*known_flags, *launch_words.LAUNCH])}"
             )
         where = f"flag '--{name}' on the command line"
         if name in switches and equals and not (name in (alias.flag for alias in aliases) and text.lower() in _SWITCHED):
@@ -318,16 +255,6 @@ def _config_dir() -> pathlib.Path:
     if spec is not None and spec.submodule_search_locations:
         return pathlib.Path(next(iter(spec.submodule_search_locations)))
     return pathlib.Path(__file__).resolve().parent.parent / "configs"
-
-
-def _internal(stage: str, error: Exception) -> int:
-    """Reports an unexpected error by type and place only: its message could hold a path or a row."""
-    if os.environ.get("RELINK_DEBUG") == "1":
-        traceback.print_exception(error)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{pathlib.Path(frame.filename).name}:{frame.lineno}"
-    print(f"relink {stage}: internal error: {type(error).__name__} at {place}; set RELINK_DEBUG=1 for the trace", file=sys.stderr)
-    return 70
 
 
 def _one_line(error: BaseException) -> str:

@@ -4,8 +4,9 @@ Every error a user can cause derives from `RelinkError`, whose `exit_code` the c
 report text, raw identifiers or absolute paths of the user's archive: rows are named by number, identifiers are counted.
 
 Exit codes (the numbers follow sysexits.h where one fits):
-  0 done; 2 wrong command line or configuration; 65 bad input data; 70 internal error or failed self-check;
-  74 store damaged or belonging to another run; 75 stopped early but resumable.
+  0 done; 2 wrong command line, configuration or cluster; 65 bad input data; 70 internal error, failed self-check, or nothing moved for too long;
+  74 store damaged, of another run, full or not writable; 75 stopped early but resumable.
+A process whose peer died may also be ended by jax's runtime, from C++ with a signal (134 in a shell): the peer's own code says why.
 """
 
 import difflib
@@ -16,6 +17,7 @@ class RelinkError(Exception):
     """Base of every error relink_jax raises on purpose; exit code 70."""
 
     exit_code = 70
+    elsewhere = False  # whether another process of the command has told it already
 
 
 class UsageError(RelinkError):
@@ -34,6 +36,12 @@ class StoreError(RelinkError):
     """A damaged, incomplete or foreign artifact in a workdir; exit code 74."""
 
     exit_code = 74
+
+
+class StoppedError(RelinkError):
+    """A stage that was asked to stop and did, at a point from which the same command goes on; exit code 75."""
+
+    exit_code = 75
 
 
 class UnsoundError(RelinkError):

@@ -115,7 +115,7 @@ def fill(config: Any, recorded: Any, prefix: str = "") -> None:
     known = {field.name for field in dataclasses.fields(config)}
     for name, value in recorded.items():
         if name not in known:
-            raise ValueError(f"unknown field {prefix + name!r}{errors.suggest(name, sorted(known))}")
+            raise ValueError(f"unknown field {prefix + name!r:.80}{errors.suggest(name, sorted(known))}")
         current = getattr(config, name)
         if dataclasses.is_dataclass(current):
             fill(current, value, f"{prefix}{name}.")

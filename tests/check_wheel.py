@@ -7,6 +7,8 @@ WANTED = [
     "relink_jax/configs/demo.py",
     "relink_jax/launch/audit.py",
     "relink_jax/launch/demo.sh",
+    *(f"relink_jax/launch/cluster/{name}" for name in ("Dockerfile", "gke_gpu.yaml", "gke_tpu.yaml", "gke_workdir.yaml", "slurm.sbatch")),
+    *(f"relink_jax/launch/cluster/{name}.sh" for name in ("mpirun", "multi_gpu", "tpu_host", "tpu_vm", "until_done", "words")),
     *(f"relink_jax/report/templates/{name}" for name in ("page.html.j2", "parts.html.j2", "runs.html.j2", "summary.html.j2", "summary.css", "style.css")),
     "relink_jax/data/phantom-3-specialist/model.safetensors",
     "relink_jax/data/phantom-3-specialist/tokenizer.json",

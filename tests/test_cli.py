@@ -13,7 +13,7 @@ import time
 import pytest
 
 from relink_jax import cli, config, errors, settings
-from relink_jax.stages import catalogue
+from relink_jax.stages import catalogue, launch_flags, launch_words
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -93,6 +93,19 @@ def test_every_stage_has_help_with_example_and_exit_codes(capsys, stage):
         (("plan", "--images=\u00b2"), "size in --images: expected a whole number from 1 to 1,000,000,000, found '\u00b2'"),
         (("plan", f"--images={'9' * 400}"), "size in --images: expected a whole number from 1 to 1,000,000,000, found '999"),
         (("plan", "--dim=0"), "size in --dim"),
+        (("audit", "--coordinater=a:1", "--workdir=x"), "did you mean 'coordinator'?"),
+        (
+            ("audit", "--cluster=slrum", "--workdir=x"),
+            "one of auto, none, one, slurm, ompi, mpi4py, tpu, gke, k8s, explicit, found 'slrum'; did you mean 'slurm'?",
+        ),
+        (("audit", "--processes=two", "--coordinator=a:1", "--workdir=x"), "flag '--processes' on the command line: expected a whole number from 1 on"),
+        (("audit", "--coordinator=a:1", "--processes=2", "--process=2", "--workdir=x"), "--process=I with I from 0 to N-1"),
+        (("audit", "--processes=2", "--process=0", "--workdir=x"), "--coordinator, --processes and --process together"),
+        (("audit", "--process=", "--workdir=x"), "value missing in flag '--process'"),
+        (("audit", "--local_devices=0,0", "--workdir=x"), "numbers that differ"),
+        (("audit", "--stop_within=soon", "--workdir=x"), "seconds from 0 on, found 'soon'"),
+        (("audit", "--stuck_after=nan", "--workdir=x"), "seconds from 0 on, found 'nan'"),
+        (("audit", "--cluster", "slurm", "--workdir=x"), "a process that srun started"),
     ],
 )
 def test_wrong_words_exit_2_with_one_line_and_a_hint(capsys, words, hint):
@@ -101,6 +114,28 @@ def test_wrong_words_exit_2_with_one_line_and_a_hint(capsys, words, hint):
     assert out == ""
     assert hint in err
     assert err.count("\n") == 1
+
+
+def test_launch_flags_are_taken_before_the_stages_own():
+    words = ["-coordinator=h:1", "--processes", "4", "--process=3", "--local_devices=2,3", "--stuck_after=9.5", "--compile_cache=d", "--patients=44", "read"]
+    options, rest = launch_flags.taken(words)
+    assert rest == ["--patients=44", "read"]
+    settings = options.cluster
+    assert (settings.coordinator, settings.processes, settings.process, settings.local_devices) == ("h:1", 4, 3, (2, 3))
+    assert (options.stuck_after, options.compile_cache, options.stop_within) == (9.5, "d", 60.0)
+    assert (options.watched(4), launch_flags.Options().watched(4), launch_flags.Options().watched(1)) == (9.5, 1800.0, 0.0)
+    named = {"settings": launch_flags.taken([f"--{name}=7" for name in launch_words.LAUNCH if name not in ("cluster", "coordinator")])[0]}
+    assert named["settings"].cluster.heartbeat_timeout == named["settings"].cluster.shutdown_timeout == named["settings"].stop_within == 7
+
+
+def test_launch_flags_are_no_stages_own_and_listed_in_one_place(capsys):
+    for stage, described in catalogue.STAGES.items():
+        assert not {alias.flag for alias in described.aliases} & launch_words.LAUNCH.keys()
+        _, out, _ = run(capsys, stage, "--help")
+        assert "relink cluster --help" in out or stage == "cluster"
+        assert ("--heartbeat_timeout=" in out) == (stage == "cluster")
+        for flag in launch_words.LAUNCH:
+            assert (f"--{flag}=VALUE" in out) == (stage == "cluster")
 
 
 def test_overrides_reach_the_config_with_their_types():

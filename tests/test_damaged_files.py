@@ -209,7 +209,7 @@ def vectors(folder):
     folder.mkdir(parents=True)
     rows = np.random.default_rng(0).standard_normal((40, 8))
     np.savez(folder / "embeddings.npz", images=rows, texts=rows, image_study=np.arange(40), text_study=np.arange(40), patient=np.arange(40))
-    return [f"--embeddings={folder}", "--config.audit.pool_sizes=10", "--config.audit.ks=1", "--config.audit.bootstrap_replicates=100"]
+    return [f"--embeddings={folder}", *SETTINGS[4:]]
 
 
 @pytest.mark.parametrize(("length", "code"), [(210, 0), (230, 2), (245, 2)])
@@ -223,11 +223,11 @@ def test_embeddings_whose_results_could_not_be_named(tmp_path, capfd, length, co
 
 
 def test_provenance_of_a_model_and_results_without_fields_are_refused_by_every_reader(copy, capfd):
-    (copy / "models" / MODEL / "provenance.json").write_text("{}")
-    assert "provenance.json" in refused(capfd, copy, "audit")
     for path in (copy / "results").glob("*.json"):
         path.write_text("{}")
     assert "field 'utility'" in refused(capfd, copy, "probe")
+    (copy / "models" / MODEL / "provenance.json").write_text("{}")
+    assert "provenance.json" in refused(capfd, copy, "audit", "probe")
 
 
 def test_a_directory_in_place_of_the_page_is_refused_by_its_check(copy, capfd):

@@ -4,7 +4,7 @@ import pathlib
 import re
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PLACES = ("relink_jax", "configs", "launch", "tests", "docs", "README.md", "BUILD.md", "BENCHMARKS.md", "CHANGELOG.md")
+PLACES = ("relink_jax", "configs", "launch", "tests", "docs", "README.md", "BUILD.md", "BENCHMARKS.md", "CHANGELOG.md", "SECURITY.md", "RELIABILITY.md")
 TEXT = (".py", ".md", ".sh", ".json", ".txt", ".toml", ".j2", ".css", ".csv")
 INVENTED = re.compile(r"[ps]?[15]000\d{4}")  # 1000xxxx and 5000xxxx: see tests/cohort/mimic_tree.py and layouts
 LOOKS_LIKE = re.compile(r"(?<![0-9A-Za-z])(?:p1\d{7}|s5\d{7})(?![0-9A-Za-z])")

@@ -79,7 +79,8 @@ def test_only_the_roots_are_the_users_to_set(name, roots, capsys):
     assert config.heads.mechanism.target_delta == 6e-6
 
 
-@pytest.mark.parametrize("name", [name if name == "chexpert_external" else pytest.param(name, marks=pytest.mark.slow) for name in STUDIES])
+@pytest.mark.slow  # tests/test_real_cohorts_layouts.py audits every layout, tests/test_road.py takes the whole road
+@pytest.mark.parametrize("name", STUDIES)
 def test_the_whole_road(name, roots, checkpoints, tmp_path):
     config = cli.load_config(cli.config_path(name))
     places = [*roots[0], *(roots[1] if "chexpert_plus" in config.cohort.sources else [])]

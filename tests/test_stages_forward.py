@@ -66,17 +66,16 @@ def test_every_audit_setting_arrives(monkeypatch):
         "mc_repeats": 2, "precision": "bf16x3", "split": "ring", "query_block": 11, "tile": 13, "panel": 17, "memory": 2.0, "kernel": "never", "seed": 5, "attacks": ("csls",), "measures": ("blocks",),
     }  # fmt: skip
     run = config_lib.RunConfig(audit=config_lib.AuditConfig(**settings, strata=("view",)))
-    settings |= {"further_strata": ("view",), "holding": None}
+    settings |= {"further_strata": ("view",), "holding": None, "identity": ""}
 
     def stop(prepared, **given):
         raise ArrivedError(given)
 
     monkeypatch.setattr(audit.audit_run, "audit_inputs", stop)
-    for studies, directory in ((1000, None), (100_000, "here")):  # only a long pass keeps its parts
-        rows = types.SimpleNamespace(images=np.empty((20_000, 512), np.uint8), study_text=np.empty(studies, np.uint8))
-        with pytest.raises(ArrivedError) as arrived:
-            audit._audit(run, rows, mesh="the mesh", counting="here")
-        assert arrived.value.args[0] == {**settings, "memory": 2 * 2**30, "mesh": "the mesh", "directory": directory}
+    rows = types.SimpleNamespace(images=np.empty((20_000, 512), np.uint8), study_text=np.empty(1000, np.uint8))
+    with pytest.raises(ArrivedError) as arrived:
+        audit._audit(run, rows, mesh="the mesh", counting="here")
+    assert arrived.value.args[0] == {**settings, "memory": 2 * 2**30, "mesh": "the mesh", "directory": "here"}
 
 
 def test_parts_of_a_long_pass_go_once_its_result_is_written(tmp_path, monkeypatch):
@@ -154,7 +153,7 @@ def test_features_are_kept_under_the_digests_of_weights_and_cohort(tmp_path, mon
 def test_every_embed_setting_arrives(tmp_path, monkeypatch):
     settings = {"batch_size": 3, "shard_rows": 5, "precision": "bf16"}
     _, seen = handed(tmp_path, monkeypatch, small_cohort(tmp_path), map_dtype="float16", **settings)
-    assert [{name: value for name, value in given.items() if name not in ("identity", "pictures")} for given in seen] == [
+    assert [{name: value for name, value in given.items() if name not in ("identity", "pictures", "crew")} for given in seen] == [
         {**settings, "map_dtype": "float16"},
         settings,
         settings,

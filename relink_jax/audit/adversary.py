@@ -4,19 +4,23 @@ Attacks see image queries only. An attack that cannot be tried (too many candida
 """
 
 import dataclasses
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from relink_jax import errors
+from relink_jax.audit import decisions
 from relink_jax.audit.attacks import base, calibration, fusion, hubness, label_only
 from relink_jax.audit.attacks.pairs import BEFORE_HEAD, EMBEDDINGS
 from relink_jax.audit.per_image import COSINE
+from relink_jax.retrieval import counted, loop
 from relink_jax.retrieval import counts as counting
 from relink_jax.retrieval.counted import I2R, LABEL_MATCHED, OTHER_PATIENT, DirectionCounts, Records, StratumCounts
-from relink_jax.runtime import progress
+from relink_jax.retrieval.kept import Item, Kept
+from relink_jax.runtime import progress, stopping
 
 _LISTED = 10  # candidates listed, for hubness and for decisions
 _TIED = 1e-12
+_DECIDED = ("own_score", "best_impostor", "second_impostor", "right")
 LABEL_ONLY = "label_only"
 _LABEL_ONLY: dict[str, Any] = {
     **{"family": base.BASELINE, "bank": None, "pairs": None, "features": "labels", "params": {}, "passes": 0.0, "released": False},
@@ -30,13 +34,12 @@ class Tried:
 
     Attributes:
         counts: of image queries by label of the attack, then stratum. described: each attack's entry of the results without figures, cosine first.
-        records, found: what the best attack compared, and its counting pass. warnings: what was left out, and why.
+        decided: what decisions of the best attack rest on. warnings: what was left out, and why.
     """
 
     counts: dict[str, dict[str, StratumCounts]]
     described: list[dict[str, Any]]
-    records: Records
-    found: DirectionCounts
+    decided: decisions.Decisions
     warnings: list[str]
 
 
@@ -49,50 +52,69 @@ class Measured:
     found: DirectionCounts
 
 
-def tried(target: base.Target, attacks: Sequence[base.Attack], raw: tuple[Records, DirectionCounts], seed: int, kept: MutableMapping[str, Any]) -> Tried:
+def tried(target: base.Target, attacks: Sequence[base.Attack], raw: tuple[Records, DirectionCounts], seed: int, kept: Kept, shared: Kept) -> Tried:
     """Returns what each attack finds in the other-patient and label-matched strata.
 
     Args:
         raw: records and image counts of plain cosine. seed: of the deal of calibration patients.
-        kept: what attacks found that do not depend on the heads, by label; those that are there are not tried again.
+        kept: where what an attack found, and the setting that was chosen for it, is kept when it is done; what is there is not tried again. Then all
+            processes may stop. shared: the same for attacks that do not depend on the heads.
     """
     warnings = [f"attack {label_of(one)} was left out: {why}" for one in attacks if (why := calibration.why_not(one, target)) is not None]
     able = [one for one in attacks if calibration.why_not(one, target) is None]
-    chosen = calibration.choose([one for one in able if _released(one)], target, seed)
+    chosen = calibration.choose([one for one in able if _released(one)], target, seed, kept)
     warnings += chosen.notes
     every = [*zip(chosen.attacks, chosen.calibration, strict=True), *((one, None) for one in able if not _released(one))]
-    best = Measured(base.Space(raw[0].images, raw[0].texts), *raw)
+    plain = Measured(base.Space(raw[0].images, raw[0].texts), *raw)
     described: list[dict[str, Any]] = []
     counts: dict[str, dict[str, StratumCounts]] = {}
-    place = 0
+    place, best, decided = 0, _value(*every[0]), None
     with progress.bar(len(every), "attacks", "attacks") as bar:
         for attack, calibrated in every:
             label = label_of(attack)
-            found = best if label == COSINE else kept.get(label) or measured(attack, target, raw[0])
-            if isinstance(found, Measured):
-                found = dict(found.found.strata), _entry(attack, label, found, calibrated), found
-            if isinstance(found, str):
-                warnings.append(f"attack {label} was left out: {found}")
-            else:
-                strata, entry, whole = found
-                described.append(entry)
-                counts |= {} if label == COSINE else {label: strata}
-                if _value(entry) > _value(described[place]) + _TIED:  # of all others only the integers stay
-                    best, place = whole, len(described) - 1
-                if not entry["released"] and _features(attack) == BEFORE_HEAD:
-                    kept[label] = strata, entry, None
+            if label == COSINE:
+                described.append(_entry(attack, label, plain, calibrated))
+                bar.update(1)
+                continue
+            leads = _value(attack, calibrated) > best + _TIED
+            found = _once(attack, calibrated, target, raw[0], shared if _features(attack) == BEFORE_HEAD else kept, leads)
             bar.update(1)
+            if "left_out" in found.told:
+                warnings.append(f"attack {label} was left out: {found.told['left_out']}")
+                continue
+            described.append(dict(found.told["entry"]))
+            counts[label] = counted.from_arrays(found.arrays, found.told["strata"])
+            if leads:
+                place, best = len(described) - 1, _value(attack, calibrated)
+                decided = decisions.Decisions(*(found.arrays[name] for name in _DECIDED))
     described[place]["selected"] = True
     labelled = raw[0].codes[LABEL_MATCHED][raw[0].image_study] >= 0
     if labelled.any():
         counts[LABEL_ONLY] = label_only.strata(raw[1].strata[OTHER_PATIENT], raw[1].strata[LABEL_MATCHED], labelled)
         described.append(_LABEL_ONLY | {"label": LABEL_ONLY, "name": LABEL_ONLY, "selected": False})
-    return Tried(counts, described, best.records, best.found, warnings)
+    return Tried(counts, described, decided or decisions.from_counts(*raw), warnings)
 
 
-def _value(entry: Mapping[str, Any]) -> float:
+def _once(attack: base.Attack, calibrated: dict[str, Any] | None, target: base.Target, records: Records, kept: Kept, leads: bool) -> Item:
+    """Returns what an attack found, or why it was left out, and keeps it; with what decisions rest on if it is the best so far."""
+    label, settings = label_of(attack), [repr(attack), calibrated]
+    item = kept.take(label, settings)
+    if item is None or (leads and "entry" in item.told and _DECIDED[0] not in item.arrays):
+        found = measured(attack, target, records, kept.passes(label, settings))
+        if isinstance(found, str):
+            item = Item({}, {"left_out": found})
+        else:
+            arrays = counted.to_arrays(found.found.strata)
+            arrays |= dataclasses.asdict(decisions.from_counts(found.records, found.found)) if leads else {}
+            item = Item(arrays, {"entry": _entry(attack, label, found, calibrated), "strata": list(found.found.strata)})
+        kept.keep(label, item.arrays, item.told, settings)
+    stopping.check("audit")
+    return item
+
+
+def _value(attack: base.Attack, calibrated: Mapping[str, Any] | None) -> float:
     """Returns how calibration patients rank an attack on the released embeddings, -1 for any other and for one that they could not try."""
-    return float(entry["calibration"]["mrr"]) if entry["released"] and entry["calibration"] is not None else -1.0
+    return float(calibrated["mrr"]) if _released(attack) and calibrated is not None else -1.0
 
 
 def _released(attack: base.Attack) -> bool:
@@ -112,16 +134,20 @@ def _features(attack: base.Attack) -> str:
     return str(getattr(attack, "features", EMBEDDINGS))
 
 
-def measured(attack: base.Attack, target: base.Target, records: Records) -> Measured | str:
-    """Returns what an attack compares and counts, or why it cannot be tried; `records`: of plain cosine."""
+def measured(attack: base.Attack, target: base.Target, records: Records, kept: Kept | None = None) -> Measured | str:
+    """Returns what an attack compares and counts, or why it cannot be tried.
+
+    Args: records: of plain cosine. kept: where its passes, and parts of long ones, are kept; None for nowhere.
+    """
     try:
-        space = attack.space(target)
+        space = attack.space(dataclasses.replace(target, kept=kept))
     except errors.DataError as error:
         return str(error)
     rows = records.study_text if space.study_text is None else space.study_text
     codes = {name: code for name, code in records.codes.items() if name == LABEL_MATCHED}
     asked = dataclasses.replace(records, images=space.images, texts=space.texts, study_text=rows, codes=codes, block=None)
-    found = counting.count(asked, mesh=target.mesh, top_k=_LISTED, layout=target.layout, directions=(I2R,))[I2R]
+    parts = None if kept is None else loop.worth(asked, kept.parts("count"))
+    found = counting.count(asked, mesh=target.mesh, top_k=_LISTED, layout=target.layout, directions=(I2R,), directory=parts)[I2R]
     return Measured(space, asked, found)
 
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from relink_jax.audit import strata
 from relink_jax.audit.sample import Sample
-from relink_jax.retrieval import expectation, tiered, tiers
+from relink_jax.retrieval import expectation, resume, tiered, tiers
 from relink_jax.retrieval.counted import Records, StratumCounts
 from relink_jax.retrieval.layout import DEFAULT, Layout
 
@@ -52,11 +52,18 @@ class NearestLabels:
 
 
 def count(
-    records: Records, labels: np.ndarray, has_labels: np.ndarray, policy: str = strata.TERNARY, *, mesh: Mesh, layout: Layout = DEFAULT
+    records: Records,
+    labels: np.ndarray,
+    has_labels: np.ndarray,
+    policy: str = strata.TERNARY,
+    *,
+    mesh: Mesh,
+    layout: Layout = DEFAULT,
+    kept: resume.Place | None = None,
 ) -> list[StratumCounts]:
     """Returns the counts of image queries in each of the three tiers; queries without labels have no candidates. Raises what `tiers.count` does."""
     nearest = NearestLabels(labels, has_labels, policy)
-    return tiers.count(records, nearest.code, nearest, ANY + 1, mesh=mesh, layout=layout, what="count nearest labels")
+    return tiers.count(records, nearest.code, nearest, ANY + 1, mesh=mesh, layout=layout, what="count nearest labels", kept=kept)
 
 
 def filled(counted: Sequence[StratumCounts], pool_size: int) -> tuple[np.ndarray, np.ndarray]:

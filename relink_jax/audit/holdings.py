@@ -1,8 +1,7 @@
 """What an attacker holds of other people, and which attacks he tries with it."""
 
 import dataclasses
-from collections.abc import MutableMapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -11,6 +10,7 @@ from relink_jax import errors
 from relink_jax.audit import strata
 from relink_jax.audit.attacks import attributes, base, fresh_head, linear, listing, pairs, splitting
 from relink_jax.audit.inputs import AuditInputs
+from relink_jax.retrieval.kept import Kept
 from relink_jax.retrieval.layout import Layout
 
 _SHARE = 5  # one patient in so many is set aside where the attacker has no people of his own
@@ -29,14 +29,15 @@ class Holding:
     Attributes:
         auxiliary: pairs of other people, embedded by the audited heads; None where he has none of his own.
         features, auxiliary_features: vectors before the head of the audited and of his people, None where nobody kept them.
-        others: the audited people embedded by other models. kept: passes that do not depend on the heads, shared between audits of one model.
+        others: the audited people embedded by other models. kept: where what attacks found that do not depend on the heads is kept, shared between
+            audits of one model.
     """
 
     auxiliary: AuditInputs | None
     features: base.Features | None = None
     auxiliary_features: base.Features | None = None
     others: Sequence[AuditInputs] = ()
-    kept: MutableMapping[str, Any] = dataclasses.field(default_factory=dict)
+    kept: Kept = dataclasses.field(default_factory=Kept)
 
 
 def resolved(inputs: AuditInputs, holding: Holding | None, seed: int) -> tuple[Holding | None, np.ndarray, list[str]]:
@@ -64,7 +65,7 @@ def target(inputs: AuditInputs, held: Holding, mesh: Mesh, layout: Layout) -> ba
     if held.auxiliary is None:
         raise errors.DataError(errors.describe("auxiliary people", "attacks", "pairs of people who are not audited", "none"))
     known = [{name: values for name, values in people.study_facts.items() if name not in _UNKNOWN} for people in (inputs, held.auxiliary)]
-    return base.Target(inputs, held.auxiliary, mesh, layout, held.features, held.auxiliary_features, held.others, *known)
+    return base.Target(inputs, held.auxiliary, mesh, layout, held.features, held.auxiliary_features, held.others, known[0], known[1])
 
 
 def attacks(names: Sequence[str], aimed: base.Target, seed: int) -> list[base.Attack]:

@@ -11,6 +11,7 @@ from scipy import optimize
 from relink_jax.audit import rescored
 from relink_jax.retrieval import eligible, statistics
 from relink_jax.retrieval.counted import OTHER_PATIENT, Records
+from relink_jax.retrieval.kept import Kept
 from relink_jax.retrieval.layout import DEFAULT, Layout
 
 _STEEPEST = 1e4  # greatest inverse temperature, over the spread of scores: their rounding in float32 then weighs a thousandth
@@ -56,19 +57,22 @@ def calibrated_beta(records: Records, *, seed: int, n_queries: int = 1000, n_can
     return fitted_beta(records.images[rows].astype(np.float64) @ texts.T, np.searchsorted(columns, study), among)
 
 
-def log2_posterior(records: Records, beta: float, mesh: Mesh, *, layout: Layout = DEFAULT, what: str = "posteriors") -> np.ndarray:
+def log2_posterior(
+    records: Records, beta: float, mesh: Mesh, *, layout: Layout = DEFAULT, what: str = "posteriors", kept: Kept | None = None
+) -> np.ndarray:  # fmt: skip
     """Returns log2 of softmax_beta(truth) of each image among its own study and all studies of other exclusion keys, float64 [Q].
 
     Within 2e-3 bits of exact arithmetic, and an error e of a float32 score weighs as beta e more.
 
-    Args: beta: inverse temperature, 0 or more; with 0 all candidates are alike and there is no pass. layout: of the pass.
+    Args: beta: inverse temperature, 0 or more; with 0 all candidates are alike and there is no pass. layout: of the pass. kept: where the pass is
+            kept, see `statistics.over_bank`.
     """
     if beta == 0:
         keys = records.exclusion
         return -np.log2(eligible.sizes(keys, {}, keys[records.image_study], {})[OTHER_PATIENT] + 1.0)
     copies = np.bincount(records.study_text, minlength=len(records.texts))
     offset = np.log(copies) / beta
-    found = statistics.over_bank(records.images, records.texts, mesh, [1 / beta], offset=offset, layout=layout, what=what)
+    found = statistics.over_bank(records.images, records.texts, mesh, [1 / beta], offset=offset, layout=layout, what=what, kept=kept)
     everyone = found.logsumexp[:, 0]
     own = beta * rescored.own_scores(records)
     left = 1 - _taken(records, beta, everyone)

@@ -152,7 +152,7 @@ class AuditResult:
 
         Raises: UsageError: not the path of a file, or a name too long; StoreError: it cannot be written.
         """
-        stem = _stem(path)
+        stem = stem_of(path)
         written = {PER_QUERY: {**queries.to_columns(self.queries), **self._score_columns()}}
         if self.per_image is not None:
             written[PER_IMAGE] = per_image_lib.to_columns(self.per_image)
@@ -272,7 +272,7 @@ def _other(source: pathlib.Path, name: str, protocol: dict[str, Any]) -> _Stored
     return dataclasses.replace(_read(path, path.with_suffix(".parquet"), known), protocol=protocol)
 
 
-def _stem(path: str | pathlib.Path) -> pathlib.Path:
+def stem_of(path: str | pathlib.Path) -> pathlib.Path:
     """Returns `path` without the suffix .json; `UsageError` unless the files of a result can be named after it."""
     if not isinstance(path, str | os.PathLike):
         raise errors.UsageError(errors.describe("path", "AuditResult.save", "text or a path", type(path).__name__))

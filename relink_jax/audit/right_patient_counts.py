@@ -5,14 +5,13 @@ study takes the place of the truth. Time: as many image rows again as there are 
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 from jax.sharding import Mesh
 
 from relink_jax.audit.right_patient import Siblings
-from relink_jax.retrieval import counts, faster
+from relink_jax.retrieval import counts, faster, loop, resume
 from relink_jax.retrieval.counted import I2R, OTHER_PATIENT, Records, StratumCounts
 from relink_jax.retrieval.layout import DEFAULT, Layout
 from relink_jax.retrieval.product import FLOAT32
@@ -31,13 +30,13 @@ class _Better:
 
 
 def find(
-    records: Records, counted: StratumCounts, mesh: Mesh, layout: Layout = DEFAULT, *, precision: str = FLOAT32, directory: pathlib.Path | None = None
+    records: Records, counted: StratumCounts, mesh: Mesh, layout: Layout = DEFAULT, *, precision: str = FLOAT32, directory: resume.Place | None = None
 ) -> Siblings:
     """Returns the other studies of the patient of every image.
 
     Args:
         records: whose exclusion keys are patients. counted: other-patient counts of its images.
-        mesh, layout, precision: of the further pass, as in `counts.count`. directory: where its finished parts are kept.
+        mesh, layout, precision: of the further pass, as in `counts.count`. directory: where its finished parts are kept, if it is long.
     Raises: see `counts.count`.
     """
     others = np.bincount(records.exclusion)[records.exclusion[records.image_study]].astype(np.int64) - 1
@@ -81,14 +80,14 @@ def _pairs(records: Records, others: np.ndarray) -> Iterator[tuple[np.ndarray, n
         asked = until
 
 
-def _strangers(records: Records, better: _Better, mesh: Mesh, layout: Layout, precision: str, directory: pathlib.Path | None) -> tuple[np.ndarray, np.ndarray]:
+def _strangers(records: Records, better: _Better, mesh: Mesh, layout: Layout, precision: str, directory: resume.Place | None) -> tuple[np.ndarray, np.ndarray]:
     """Returns (other-patient negatives above each better study, those that tie with it), int64 [n]; never more images at a time than there are."""
     greater, tied = np.zeros((2, len(better.query)), np.int64)
     for number, start in enumerate(range(0, len(better.query), len(records.images))):
         part = slice(start, start + len(records.images))
         images, study = select(records.images, better.query[part]), better.study[part].astype(np.int32)
         asked = dataclasses.replace(records, images=images, image_study=study, codes={}, block=None)
-        kept = directory and directory / f"part-{number}"
+        kept = directory and loop.worth(asked, directory / f"part-{number}")
         found = counts.count(asked, mesh=mesh, top_k=0, layout=layout, precision=precision, directions=(I2R,), directory=kept)[I2R].strata[OTHER_PATIENT]
         greater[part], tied[part] = found.g, found.t
     return greater, tied

@@ -8,13 +8,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from relink_jax import errors
-from relink_jax.audit import candidate_side, further, holdings, metrics, new_candidates, queries, result, strata
+from relink_jax.audit import candidate_side, further, holdings, identities, metrics, new_candidates, queries, result, strata
 from relink_jax.audit.inputs import AuditInputs
 from relink_jax.retrieval import counts as counting
-from relink_jax.retrieval import recheck
+from relink_jax.retrieval import loop, recheck
 from relink_jax.retrieval.counted import I2R, LABEL_MATCHED, R2I, Records
+from relink_jax.retrieval.kept import Kept
 from relink_jax.retrieval.layout import AUTO, Layout
 from relink_jax.retrieval.product import FLOAT32
+from relink_jax.store import digests
 
 SAME_PATIENT = ("exclude", "negative")
 POOL_SIZES = (10, 100, 1000, 10000)
@@ -46,6 +48,7 @@ def audit_inputs(
     kernel: str = AUTO,
     seed: int = 0,
     directory: pathlib.Path | None = None,
+    identity: str = "",
 ) -> result.AuditResult:
     """Returns the audit of one set of embeddings.
 
@@ -66,11 +69,12 @@ def audit_inputs(
         precision: of the matrix product, see `retrieval.product`; faster ones end with the integers of exact scores.
         split, query_block, tile, panel, memory, kernel: how the pass lies on the devices, see `retrieval.layout`; speed and memory only.
         seed: of bootstrap, Monte Carlo and the choice of rechecked queries.
-        directory: where finished parts of the counting pass are kept, so that one that stops goes on; None keeps none.
+        directory: where what is finished is kept, so that an audit that stops goes on: parts of long passes, attacks and measures; None keeps nothing.
+        identity: a digest that stands for the inputs and the holding there; '' for one of their bytes.
     Raises:
         UsageError: unknown policy or rule, an empty or repeated list of sizes, or an option out of range.
         DataError: no pool size fits, or k larger than the largest pool.
-        UnsoundError: the counts fail their float64 recheck.
+        UnsoundError: the counts fail their float64 recheck. StoreError: see `counts.count`. StoppedError: after a part, an attack or a measure.
     """
     if not isinstance(mesh, Mesh):
         raise errors.UsageError(errors.describe("value", "argument 'mesh'", "a device mesh", type(mesh).__name__))
@@ -94,7 +98,7 @@ def audit_inputs(
     block = candidate_side.assign(inputs.study_patient, seed=seed) if further.BLOCKS in measures else None
     records = Records(inputs.images, inputs.image_study, inputs.texts, inputs.study_text, exclusion, codes, block)
     layout = Layout(split, query_block, tile, panel, memory, kernel=kernel)
-    counted = counting.count(records, mesh=mesh, top_k=top_k, layout=layout, precision=precision, directory=directory)
+    counted = counting.count(records, mesh=mesh, top_k=top_k, layout=layout, precision=precision, directory=loop.worth(records, directory))
     checks = {"recheck": recheck.recheck(records, counted, seed=seed), "tie_sensitivity": result.tie_sensitivity(counted[I2R])}
     if precision != FLOAT32:
         checks["settling"] = {direction: dict(found.settling) for direction, found in counted.items()}
@@ -125,7 +129,9 @@ def audit_inputs(
         warnings.append("no study has labels: label-matched strata are absent")
     if (wrong := strata.contradictions(inputs.study_labels)) > 0:
         warnings.append(f"{wrong:,} studies have 'No Finding' beside a pathology")
-    run = further.Passes(mesh, layout, precision, seed, label_policy)
+    depends = [identity or identities.of(inputs, holding), seed, label_policy, same_patient, precision] if directory else []
+    kept = Kept(directory and directory / "kept", digests.value_digest([depends, identities.versions()]))
+    run = further.Passes(mesh, layout, precision, seed, label_policy, kept)
     more = further.measured(inputs, records, counted[I2R], run, attacks, measures, holding)
     top = {direction: (found.top_id, found.top_score) for direction, found in counted.items()}
     own = {direction: found.own_score for direction, found in counted.items()}

@@ -49,6 +49,18 @@ def measure(impostors: Impostors, own_scores: np.ndarray, fprs: Sequence[float] 
     return Measured(impostors.total, float(low), float(high), tuple(points))
 
 
+def to_arrays(measured: Measured) -> dict[str, np.ndarray]:
+    """Returns the same as arrays by name, for a file of arrays."""
+    auc = np.array([measured.auc_low, measured.auc_high])
+    return {"n_impostors": np.array([measured.n_impostors]), "auc": auc, "points": np.array(measured.points, np.float64).reshape(-1, 3)}
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> Measured:
+    """Returns what `to_arrays` was given."""
+    low, high = arrays["auc"].tolist()
+    return Measured(int(arrays["n_impostors"][0]), low, high, tuple((rate, tau, found) for rate, tau, found in arrays["points"].tolist()))
+
+
 def section(measured: Measured, own_scores: np.ndarray, sample: Sample, pool_sizes: Sequence[int | None], full_size: int) -> dict[str, Any]:
     """Returns the section 'verification' of results, for true pairs with scores float32 [Q].
 

@@ -11,6 +11,7 @@ Report text and pseudonyms travel to no worker and no runner; each reads the coh
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import multiprocessing
@@ -18,7 +19,7 @@ import os
 import pathlib
 import secrets
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from relink_jax.store import digests, files, restricted, tables
 DATASET, VERSION = "cohort", "1.0.0"
 MANIFEST, INDEX = "manifest.json", "index.parquet"
 _STARTED = "started.json"
+_SAFE_PATH = "PYTHONSAFEPATH"
 _SUFFIX = "array_record"
 _GROUPS = "group_size:1,uncompressed"  # what random access wants; pictures are compressed already
 _SHARD_FIELDS = {"records": int, "bytes": int, "sha256": str, "identity": str, "image_keys": list, "decisions": dict}
@@ -218,7 +220,7 @@ def build(job: Build, *, processes: int = 0, advanced: Callable[[int], None] = l
             advanced(job.write(number))
         return job.finish()
     spawning = multiprocessing.get_context("spawn")  # jax, which the caller may hold, does not survive a fork
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawning) as pool:
+    with _safe_path(), concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawning) as pool:
         waiting = [pool.submit(job.write, number) for number in missing]
         try:
             for done in concurrent.futures.as_completed(waiting):
@@ -227,6 +229,19 @@ def build(job: Build, *, processes: int = 0, advanced: Callable[[int], None] = l
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return job.finish()
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Lets processes started inside import nothing from the current directory, where `python -c`, which starts workers, looks first."""
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_SAFE_PATH)
+        if before is not None:
+            os.environ[_SAFE_PATH] = before
 
 
 @functools.lru_cache(maxsize=1)

@@ -11,9 +11,12 @@ where `grain.MapDataset.source(source)[host::3]` gives 17 + 17 + 16. Whatever re
 all was read.
 """
 
+import bisect
 import collections
 import dataclasses
+import itertools
 import pathlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +31,8 @@ _MANIFEST_FIELDS = {"class": str, "identity": dict, "records": int, "changed": d
 
 class Pictures:
     """The pictures of a cohort out of its records, joined by pseudonym: what lies at a position is asked for its name before it is used.
+
+    Every shard's SHA-256 is compared with the manifest's when its first picture is read.
 
     Attributes:
         decisions: what was done to pictures while they were decoded here, by what.
@@ -50,6 +55,7 @@ class Pictures:
         self._at = dict(zip(index["image_key"].tolist(), zip(index["split"].tolist(), index["position"].tolist(), strict=True), strict=True))
         self._cohort, self._dicom = cohort, dicom
         self._sources = {str(split): source(directory, str(split)) for split in dict.fromkeys(index["split"].tolist())}
+        self._shards = {split: _Shards(directory, [one for one in found["shards"] if one["split"] == split]) for split in self._sources}
         self.decisions: collections.Counter[str] = collections.Counter()
         self.changed: dict[str, Any] = found["changed"]
 
@@ -64,7 +70,7 @@ class Pictures:
     def read(self, row: int) -> np.ndarray:
         """Returns float32 [H, W] in [0, 1] of image `row` of the cohort; threads may share this.
 
-        Raises: StoreError: no such record, or another where it should be; DataError: a damaged picture.
+        Raises: StoreError: no such record, another where it should be, or a damaged shard; DataError: a damaged picture.
         """
         return examples.brightness(self.record(row), schema.called(row), dicom=self._dicom, decisions=self.decisions)
 
@@ -77,6 +83,7 @@ class Pictures:
         found = _read(self._sources[split], position, where)
         if found["image_key"] != key:
             raise errors.StoreError(errors.describe("records moved", where, "the record of this image", "another's; build them again"))
+        self._shards[split].check(position)
         return found
 
 
@@ -95,11 +102,34 @@ def verify(directory: pathlib.Path) -> int:
     """
     found = manifest(directory)
     for number, shard in enumerate(found["shards"]):
-        where = f"shard {number + 1} of the records"
-        now = digests.stored_digest(pathlib.Path(directory) / pathlib.PurePath(shard["file"]).name, where)
-        if now != shard["sha256"]:
-            raise errors.StoreError(errors.describe("shard corrupted", where, f"SHA-256 {shard['sha256'][:12]}", now[:12]))
+        _verify(directory, shard, f"shard {number + 1} of the records")
     return int(found["records"])
+
+
+class _Shards:
+    """The shards of one split, each read once for its digest; threads may share it."""
+
+    def __init__(self, directory: pathlib.Path, described: list[dict[str, Any]]) -> None:
+        self._directory, self._described = directory, described
+        self._ends = list(itertools.accumulate(shard["records"] for shard in described))
+        self._checked: set[int] = set()
+        self._lock = threading.Lock()
+
+    def check(self, position: int) -> None:
+        """Raises `StoreError` unless the shard that holds record `position` of the split is as it was written."""
+        number = bisect.bisect_right(self._ends, position)
+        if number in self._checked or number == len(self._ends):  # past the end: reading it says so
+            return
+        with self._lock:
+            if number not in self._checked:
+                _verify(self._directory, self._described[number], f"shard {number + 1} of the records' split {self._described[number]['split']!r}")
+                self._checked.add(number)
+
+
+def _verify(directory: pathlib.Path, shard: dict[str, Any], where: str) -> None:
+    now = digests.stored_digest(pathlib.Path(directory) / pathlib.PurePath(shard["file"]).name, where)
+    if now != shard["sha256"]:
+        raise errors.StoreError(errors.describe("shard corrupted", where, f"SHA-256 {shard['sha256'][:12]}", now[:12]))
 
 
 def source(directory: pathlib.Path, split: str) -> Any:

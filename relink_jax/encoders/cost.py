@@ -5,6 +5,7 @@ softmax add a few percent to that at published sizes. Parameters come from `jax.
 """
 
 import dataclasses
+import functools
 import math
 
 from relink_jax.encoders import convert, specs, towers
@@ -19,20 +20,26 @@ class Side:
     features: tuple[int, ...]
 
 
-def of(spec: specs.VLMSpec, prior: bool = False) -> dict[str, Side]:
+def of(spec: specs.VLMSpec, prior: bool = False, parameters: bool = True) -> dict[str, Side]:
     """Returns {'image': cost, 'text': cost} of a spec's towers; heads are not among them, since features are taken before the head.
 
     Args:
         prior: each image is shown beside a prior one, where the model compares images (BioViL-T); features are then as `encoders.embed` says.
+        parameters: count them, for which the towers are traced, which takes a second or so; 0 without.
     """
-    shapes = convert.target_shapes(spec)
     paired = prior and bool(towers.prior_shape(spec))
     flop = {"image": image_flop(spec.image, paired), "text": text_flop(spec.text)}
-    parameters = {side: sum(math.prod(shape) for path, shape in shapes.items() if path.startswith(f"{side}/")) for side in flop}
+    counted = _parameters(spec) if parameters else dict.fromkeys(flop, 0)
     features = {side: getattr(spec, side).features for side in flop}
     if paired:
         features["image"] = (*features["image"][:-1], features["image"][-1] + towers.prior_shape(spec)[0])
-    return {side: Side(parameters[side], flop[side], features[side]) for side in flop}
+    return {side: Side(counted[side], flop[side], features[side]) for side in flop}
+
+
+@functools.lru_cache(maxsize=32)
+def _parameters(spec: specs.VLMSpec) -> dict[str, int]:
+    shapes = convert.target_shapes(spec)
+    return {side: sum(math.prod(shape) for path, shape in shapes.items() if path.startswith(f"{side}/")) for side in ("image", "text")}
 
 
 def image_flop(tower: specs.ImageSpec, prior: bool = False) -> int:

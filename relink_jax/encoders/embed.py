@@ -12,11 +12,14 @@ learned stand-in `missing`, as upstream. `missing` belongs to the head as publis
 (`heads.trainable`), so the features may hold it, and a head projects them as it would have completed them itself.
 
 Guarantee: the features of a row depend on that row alone, whatever the batch size, the shard size, the length it was
-padded to or the number of devices, up to the rounding of the device's matrix product.
+padded to or the number of devices, up to the rounding of the device's matrix product. Several processes share the shards
+(`Crew`); rows are grouped as one process with all the devices would, and every device computes as many of them at a time.
 """
 
 import collections
+import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,12 +35,32 @@ from relink_jax.cohort import pictures as pictures_lib
 from relink_jax.cohort import schema
 from relink_jax.encoders import preprocess, specs, steps, tokenize, towers
 from relink_jax.runtime import mesh as meshes
-from relink_jax.runtime import progress
-from relink_jax.store import digests, shards
+from relink_jax.runtime import progress, stopping
+from relink_jax.store import digests, files, shards
 
 PRECISIONS: dict[str, Any] = {"float32": jnp.float32, "bf16": jnp.bfloat16}
 MAP_DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16}
 SHARD_BYTES = 2**28  # of maps in one shard, which is read as a whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Crew:
+    """The processes that share a run: each computes the shards whose number modulo `processes` is its `process`; one alone by default.
+
+    Attributes:
+        devices: of all processes together; 0 for those of the mesh, which is of the process's own devices.
+        first: does a piece of work on one process while the others wait for it.
+        arriving: a context at whose end every process waits for all; it gives what to call after every shard, which raises when another has failed.
+    """
+
+    process: int = 0
+    processes: int = 1
+    devices: int = 0
+    first: Callable[[Callable[[], Any]], Any] = lambda work: work()
+    arriving: Callable[[], contextlib.AbstractContextManager[Callable[[], None]]] = lambda: contextlib.nullcontext(lambda: None)
+
+
+ALONE = Crew()
 
 
 def embed_images(
@@ -55,6 +78,7 @@ def embed_images(
     map_dtype: str = "float32",
     missing: np.ndarray | None = None,
     pictures: Any = None,
+    crew: Crew = ALONE,
 ) -> str:
     """Writes features [n, F] or [n, P, F] of the cohort's images `image_rows` [n] and returns the manifest's digest.
 
@@ -70,10 +94,11 @@ def embed_images(
             and the identity says so.
         pictures: gives image i by `read(i)`; default, the cohort's files (`cohort.pictures.Files`) with DICOM read as the model's authors do.
             For others, such as records built once, `identity` says what they are.
+        crew: the processes that share the work, all of which call this.
 
     What was decided about the images of this run's rows (depth, inversion, windows) is added up over resumes in the manifest's 'decisions'.
     Raises: DataError: an unreadable image, or features that are not finite. StoreError: shards of another run.
-        UsageError: an unknown precision or dtype, or `missing` for a model that compares no images.
+        UsageError: an unknown precision or dtype, or `missing` for a model that compares no images. StoppedError: asked to, after a shard.
     """
     recipe, side = preprocess.recipe_for(spec), spec.image.image_size
     if pictures is None:
@@ -102,7 +127,7 @@ def embed_images(
     inputs = {"params": params["image"]} | ({} if recipe.levels is None else {"levels": recipe.levels})
     identity = {**identity, **source, "preprocess": digests.value_digest(dataclasses.asdict(recipe))}
     dtype = _chosen("map_dtype", map_dtype, MAP_DTYPES) if len(spec.image.features) > 1 else np.float32
-    run = _Run(spec, "image", directory, mesh, batch_size, shard_rows, precision, np.dtype(dtype), missing)
+    run = _Run(spec, "image", directory, mesh, batch_size, shard_rows, precision, np.dtype(dtype), missing, crew)
     if missing is None:
         return run.embed(inputs, load, image_rows, identity, counted=counted)
     if missing.shape != towers.prior_shape(spec):
@@ -126,6 +151,7 @@ def embed_texts(
     shard_rows: int,
     identity: Mapping[str, Any],
     precision: str = "float32",
+    crew: Crew = ALONE,
 ) -> str:
     """Writes features [n, F] of `texts[i]` for i in `indices` [n] and returns the manifest's digest; see `embed_images`.
 
@@ -141,7 +167,7 @@ def embed_texts(
     identity = {**identity, "tokens": digests.arrays_digest({"ids": table})}
     needed = steps.needed_tokens(spec.text, table) if tokenizer.rule.bucketed else None
     lengths = None if needed is None else steps.padded_lengths(needed, table.shape[1], batch_size)
-    run = _Run(spec, "text", directory, mesh, batch_size, shard_rows, precision, np.dtype(np.float32))
+    run = _Run(spec, "text", directory, mesh, batch_size, shard_rows, precision, np.dtype(np.float32), crew=crew)
     return run.embed({"params": params["text"]}, ids.__getitem__, indices, identity, lengths=lengths)
 
 
@@ -158,6 +184,11 @@ class _Run:
     precision: str
     dtype: np.dtype[Any]
     missing: np.ndarray | None = None
+    crew: Crew = ALONE
+
+    @property
+    def devices(self) -> int:
+        return self.crew.devices or self.mesh.size
 
     @property
     def what(self) -> str:
@@ -183,26 +214,38 @@ class _Run:
             raise errors.DataError(errors.describe("nothing to embed", self.what, "at least one row", "none"))
         working = _chosen("precision", self.precision, PRECISIONS)
         stored = {"precision": self.precision, "dtype": self.dtype.name, "rows_sha256": digests.arrays_digest({"index": rows})}
-        per_shard = self._rows_per_shard(len(rows))
-        writer = shards.ShardWriter(self.directory, len(rows), per_shard, {**identity, **stored})
-        size = meshes.padded(min(self.batch_size, per_shard, len(rows)), self.mesh.size)
-        left = list(writer.missing())
+        begin = functools.partial(shards.ShardWriter, self.directory, len(rows), self._rows_per_shard(len(rows)), {**identity, **stored})
+        self.crew.first(begin)
+        writer, mine = begin(), (self.crew.process, self.crew.processes)
+        size = meshes.padded(min(self.batch_size, writer.shard_rows, len(rows)), self.devices)
+        part = size // self.devices * self.mesh.size
+        planned = steps.planned(list(writer.missing(*mine)), size, part=part, lengths=lengths, paired=paired)
+        own, left = sum(stop - start for _, start, stop in writer.ranges(*mine)), sum(len(step.places) for step in planned)
         inputs = jax.device_put(jax.tree.map(lambda array: np.asarray(array, working), inputs), meshes.replicated(self.mesh))
-        table: np.ndarray | None = None
-        with progress.bar(len(rows), self.what, first=len(rows) - sum(stop - start for _, start, stop in left)) as bar:
-            for step, computed in self._computed(inputs, load, rows, steps.planned(left, size, lengths=lengths, paired=paired), size):
-                with np.errstate(over="ignore"):  # becomes an infinity, which is refused
-                    features = self._completed(step, computed).astype(self.dtype)
-                _check_finite(features, step.places, self.what)
-                if table is None:
-                    table = np.empty((step.stop - step.start, *features.shape[1:]), self.dtype)
-                table[step.places - step.start] = features
-                if step.last:
-                    index = rows[step.start : step.stop]
+        with self.crew.arriving() as check, progress.bar(own, self.what, first=own - left) as bar:
+            for step, table in self._tables(self._computed(inputs, load, rows, planned, part), bar):
+                index = rows[step.start : step.stop]
+                with files.writing_own():
                     writer.write(step.shard, {"features": table, "index": index}, counted(index) if counted else None)
-                    table = None
-                bar.update(len(step.places))
-        return writer.finish()
+                stopping.check_here(self.what)
+                check()
+        self.crew.first(writer.finish)
+        return shards.digest(self.directory)
+
+    def _tables(self, computed: Iterator[tuple[steps.Step, np.ndarray]], bar: Any) -> Iterator[tuple[steps.Step, np.ndarray]]:
+        """Yields (its last step, the features of all its rows) of one shard after another."""
+        table: np.ndarray | None = None
+        for step, found in computed:
+            with np.errstate(over="ignore"):  # becomes an infinity, which is refused
+                features = self._completed(step, found).astype(self.dtype)
+            _check_finite(features, step.places, self.what)
+            if table is None:
+                table = np.empty((step.stop - step.start, *features.shape[1:]), self.dtype)
+            table[step.places - step.start] = features
+            bar.update(len(step.places))
+            if step.last:
+                yield step, table
+                table = None
 
     def _rows_per_shard(self, rows: int) -> int:
         shape = getattr(self.spec, self.side).features
@@ -210,14 +253,14 @@ class _Run:
             return self.shard_rows
         halves = 1 if self.missing is None else 2
         fitting = max(1, SHARD_BYTES // (halves * math.prod(shape) * self.dtype.itemsize))
-        size = meshes.padded(min(self.batch_size, rows), self.mesh.size)
+        size = min(self.batch_size, rows)
         return min(self.shard_rows, fitting - fitting % size or fitting)
 
     def _computed(
         self, inputs: Any, load: Callable[[int], np.ndarray], rows: np.ndarray, planned: Sequence[steps.Step], size: int
     ) -> Iterator[tuple[steps.Step, np.ndarray]]:
         """Yields (step, its features [b, ...]) in order; the device starts on a step before the one before it is fetched."""
-        alike = dataclasses.replace(self.spec, name="", directory=pathlib.Path(), sha256=())  # models that differ in their weights only share a program
+        alike = self.spec.bare()  # models that differ in their weights only share a program
         split = meshes.rows(self.mesh)
         running: collections.deque[tuple[steps.Step, jax.Array]] = collections.deque()
         for step, loaded in zip(planned, steps.loaded(load, rows, planned), strict=True):

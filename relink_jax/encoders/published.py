@@ -270,7 +270,7 @@ MODELS: dict[str, Published] = {
 
 
 def table() -> str:
-    """Returns the Markdown table of every model: tier, what its training saw, licence, download; BUILD.md holds it and a test compares."""
+    """Returns the Markdown table of every model: tier, what its training saw, licence, download; docs/models.md holds it and a test compares."""
     lines = ["| model | tier | MIMIC-CXR seen | CheXpert Plus seen | licence | download |", "|---|---|---|---|---|---|"]
     for name, entry in MODELS.items():
         mimic, chexpert = (_seen(one) for one in entry.exposure)

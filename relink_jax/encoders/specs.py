@@ -210,6 +210,11 @@ class VLMSpec:
     licence: str = "unknown"
     sha256: tuple[str, ...] = ()
 
+    def bare(self) -> "VLMSpec":
+        """Returns what decides a program and nothing else: the spec without name, place, history and digests."""
+        told = {field: getattr(VLMSpec, field) for field in ("specialisation", "description", "tier", "exposure", "licence", "sha256")}
+        return dataclasses.replace(self, name="", directory=pathlib.Path(), **told)
+
 
 def read_json(directory: pathlib.Path, name: str = CONFIG) -> dict[str, Any]:
     """Returns a parsed file of a checkpoint directory.

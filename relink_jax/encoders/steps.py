@@ -45,20 +45,25 @@ class Step:
     last: bool
 
 
-def planned(left: Sequence[tuple[int, int, int]], size: int, *, lengths: np.ndarray | None = None, paired: np.ndarray | None = None) -> list[Step]:
-    """Returns the steps, of at most `size` rows, of the shards (number, first row, past-last row) that are left.
+def planned(
+    left: Sequence[tuple[int, int, int]], size: int, *, part: int | None = None, lengths: np.ndarray | None = None, paired: np.ndarray | None = None
+) -> list[Step]:
+    """Returns the steps of the shards (number, first row, past-last row) that are left.
 
-    The longest texts (`lengths` [n]) and the images with a prior (`paired` bool [n]) go first, so that the last, padded step is a short one.
+    Rows are grouped by `size`; a step is a group, or `part` rows of one, so that what a row is padded to does not depend on the part. The longest
+    texts (`lengths` [n]) and the images with a prior (`paired` bool [n]) go first, so that the last, padded step is a short one.
     """
+    part = part or size
     steps = []
     for shard, start, stop in left:
         places = np.arange(start, stop)
         if lengths is not None:
             places = places[np.argsort(-lengths[places], kind="stable")]
         alike = [places] if paired is None else [places[paired[places]], places[~paired[places]]]
-        chosen = [group[first : first + size] for group in alike for first in range(0, len(group), size)]
-        for number, rows in enumerate(chosen, start=1):
-            length = None if lengths is None else int(lengths[rows[0]])
+        groups = [one[first : first + size] for one in alike for first in range(0, len(one), size)]
+        chosen = [(group, group[first : first + part]) for group in groups for first in range(0, len(group), part)]
+        for number, (group, rows) in enumerate(chosen, start=1):
+            length = None if lengths is None else int(lengths[group[0]])
             steps.append(Step(shard, start, stop, rows, length, paired is not None and bool(paired[rows[0]]), number == len(chosen)))
     return steps
 

@@ -28,7 +28,7 @@ from relink_jax.privacy import clipping as clip
 from relink_jax.privacy import design as designs
 from relink_jax.privacy import ledger as ledgers
 from relink_jax.privacy.options import Options
-from relink_jax.runtime import progress
+from relink_jax.runtime import progress, stopping
 from relink_jax.store import checkpoints, digests
 
 DEFAULT = Options()
@@ -73,6 +73,7 @@ def train_heads(
             being finite.
         UnsoundError: a private anchor bank, or a failed self-test.
         StoreError: an unwritable ledger, a damaged one already there, or the state of a run on other records.
+        StoppedError: asked to, after a state that the next run goes on from.
     """
     arguments.check_arrays(initial, records, pair_unit, public, options.objective)
     arguments.check_dataset(dataset or {})
@@ -159,6 +160,7 @@ class _Run:
                     bar.update(1)
                 if directory is not None and state.step < options.iterations:
                     self._commit(state, ledger, directory, record_digest)
+                    stopping.check_here("train heads")
         final = heads.combine(noise.released(jax.tree.map(np.asarray, state.params), options.mode), self._fixed)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(final)):
             raise errors.UsageError(errors.describe("learning_rate", "mechanism", "one at which the heads stay finite", f"{options.learning_rate:g}"))

@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from relink_jax.report import figures
+from relink_jax.report import figures, values
 
 _RDP, _PLD = figures.Style("#0b2f66", "o"), figures.Style("#d55e00", "s", (0, (4, 2)))
 _PLAIN, _ATTACK = figures.Style("#009e73", "", (0, (1, 1.5))), figures.Style("#d55e00", "X", "none")
@@ -97,12 +97,12 @@ def _drawn(panels: Sequence[_Panel], phone: bool, draw: _Draw) -> str:
     across = 1 if phone else min(_ACROSS, len(panels))
     down = -(-len(panels) // across)
     width = 3.75 if phone else max(3.6 * across, 5.4)
-    with matplotlib.rc_context(figures.LOOK):
+    with matplotlib.rc_context(figures.LOOK | {"text.parse_math": True}):  # ticks of log axes are formulas
         figure = Figure(figsize=(width, 3.1 * down + 1.0), layout="constrained")
         axes = figure.subplots(down, across, squeeze=False).ravel()
         for axis, (name, curves) in zip(axes, panels, strict=False):
             draw(axis, curves)
-            axis.set_title(name, loc="left", fontweight="bold", pad=8)
+            axis.set_title(values.seen(name), loc="left", fontweight="bold", pad=8, parse_math=False)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
         labelled = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}

@@ -13,9 +13,9 @@ from typing import Any
 from relink_jax import errors
 from relink_jax.report import accountants_figures
 from relink_jax.report import accountants_words as words
+from relink_jax.report.page import environment
 from relink_jax.store import files
 
-_TEMPLATES = pathlib.Path(__file__).parent / "templates"
 KIND = "relink accountants compare"
 _FIGURES = (
     (
@@ -63,10 +63,10 @@ def render(document: Mapping[str, Any], title: str = "Privacy accounts side by s
     """
     if document.get("kind") != KIND or not document.get("runs"):
         raise errors.StoreError(errors.describe("document", "accountants page", f"a {KIND!r} document with runs", repr(document.get("kind"))))
-    environment = _environment()
-    style = environment.get_template("style.css").render()
+    templates = environment()
+    style = templates.get_template("style.css").render()
     return str(
-        environment.get_template("accountants.html.j2").render(
+        templates.get_template("accountants.html.j2").render(
             title=title,
             style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
             document=document,
@@ -81,13 +81,6 @@ def render(document: Mapping[str, Any], title: str = "Privacy accounts side by s
             figures=_figures(document["runs"]),
         )
     )
-
-
-def _environment() -> Any:
-    import jinja2
-
-    loader = jinja2.FileSystemLoader(_TEMPLATES)
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def _figures(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

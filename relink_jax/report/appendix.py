@@ -131,7 +131,7 @@ def _policies(evidence: Evidence, dataset: str) -> Table | None:
     columns = ("N", "matched pools", "random pools", "chance", "eligible queries", "labels alone", "bits kept")
     entries = evidence.documents[file]["metrics"] if file else []
     for index, one in enumerate(entries):
-        wanted = one["name"] == "recall" and one["k"] == 1 and one["direction"] == "i2r" and one["stratum"] != OTHER and "@" not in one["stratum"]
+        wanted = one["name"] == "recall" and one["k"] == 1 and one["direction"] == "i2r" and one["stratum"].partition("@")[0] != OTHER
         if file is None or not wanted or one["value"] is None:
             continue
         stratum, at, label = one["stratum"], f"/metrics/{index}", f"{one['stratum']}, {row.model} ({row.head}), {dataset}, N={one['N']}"

@@ -20,6 +20,7 @@ LOOK: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 9, "ytick.labelsize": 9,
     "axes.edgecolor": MUTED, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "text.color": INK, "axes.linewidth": 0.8,
     "svg.fonttype": "path", "svg.hashsalt": "relink_jax", "axes.spines.top": False, "axes.spines.right": False, "figure.facecolor": "white",
+    "text.parse_math": False,  # a name with two dollar signs is no formula
 }  # fmt: skip
 _MARKED = 14  # points of a line that still get a marker each
 _LETTERS = 13.5  # of a legend that fit into an inch

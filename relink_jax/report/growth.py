@@ -33,7 +33,7 @@ def png(panels: Sequence[Panel], title: str) -> bytes:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(figures.LOOK):
+    with matplotlib.rc_context(figures.LOOK | {"text.parse_math": True}):
         down = -(-len(panels) // _ACROSS)
         figure = Figure(figsize=(3.6 * _ACROSS, 2.9 * down + 0.8), layout="constrained")
         axes = figure.subplots(down, _ACROSS, squeeze=False, sharey=True).ravel()

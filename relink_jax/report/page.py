@@ -23,6 +23,7 @@ from relink_jax.report import (
     schema_parts,
     summary,
     tables,
+    values,
     words,
 )
 from relink_jax.report.evidence import Evidence, external
@@ -77,11 +78,15 @@ def html(template: str, context: Mapping[str, Any], *more_styles: str) -> str:
 
 
 def environment() -> Any:
-    """Returns the templates of the pages, everything in them escaped."""
+    """Returns the templates of the pages, everything in them escaped and what no reader sees replaced (`values.seen`)."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(_TEMPLATES)
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+    def shown(value: Any) -> Any:
+        return values.seen(value) if type(value) is str else value
+
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, finalize=shown, trim_blocks=True, lstrip_blocks=True)
 
 
 def _context(evidence: Evidence, title: str, check_command: str) -> dict[str, Any]:

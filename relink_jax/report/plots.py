@@ -10,6 +10,7 @@ from typing import Any
 from relink_jax.report import figures, tables, words
 from relink_jax.report.evidence import Cell, Evidence
 from relink_jax.report.words import Fragments
+from relink_jax.store import tables as stored
 
 Point = tuple[float, float, float | None, float | None]
 Record = tuple[str | float | int | None, ...]
@@ -57,7 +58,9 @@ def table_of_points(header: Sequence[str], points: Iterable[Record]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows([["" if value is None else value.replace("\n", ", ") if isinstance(value, str) else value for value in point] for point in points])
+    writer.writerows(
+        [["" if value is None else stored.cell(value.replace("\n", ", ")) if isinstance(value, str) else value for value in point] for point in points]
+    )
     return stream.getvalue()
 
 

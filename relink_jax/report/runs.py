@@ -179,7 +179,7 @@ def _curves(evidence: Mapping[str, Evidence]) -> plots.Plot | None:
                     points, guess, full = plots_linkage.curve(one, row, dataset, None)
                 chance |= guess
                 style = figures.Style(_COLORS[place % len(_COLORS)], _MARKERS[place % len(_MARKERS)], dash)
-                drawn.append(figures.Series(f"{name}: {row.model}, {plots.heads_label(row.head)}", style, points, full))
+                drawn.append(figures.Series(f"{values.seen(name)}: {row.model}, {plots.heads_label(row.head)}", style, points, full))
         panels.append(figures.Panel(dataset, tuple(one for one in drawn if one.points), tuple(sorted(chance.items()))))
     caption: Fragments = [
         "Recall@1 by the best attack of each run, plain cosine where no other was tried, on log axes; dashed lines are mitigated heads. Runs under other rules "

@@ -26,8 +26,8 @@ from relink_jax.report.schema_rules import (
     each,
     fail,
     fields,
-    finite,
     interval,
+    legible,
     metric,
     once_each,
     one_of,
@@ -87,7 +87,7 @@ def validate(result: Any, where: str = "results") -> None:
     if unknown:
         fail(f"/{unknown[0]}", where, "a section of the schema", f"an unknown one{errors.suggest(unknown[0], REQUIRED_SECTIONS + OPTIONAL_SECTIONS)}")
     check(result["schema_version"], where, one_of(VERSION), "/schema_version")
-    finite(result, where, "")
+    legible(result, where, "")
     for section, rules in _SECTIONS.items():
         fields(result[section], where, f"/{section}", rules)
         present(result[section], where, f"/{section}", _IF_PRESENT.get(section, {}))

@@ -19,8 +19,8 @@ from relink_jax.report.schema_rules import (
     estimate,
     fail,
     fields,
-    finite,
     interval,
+    legible,
     metric,
     once_each,
     one_of,
@@ -61,7 +61,7 @@ def validate_comparisons(document: Any, results: Sequence[Mapping[str, Any]], wh
     Raises: StoreError: a wrong entry, or a recall that is not that of the results files.
     """
     fields(document, where, "", {"schema_version": one_of("1.0"), "datasets": LIST})
-    finite(document, where, "")
+    legible(document, where, "")
     for index, entry in enumerate(document["datasets"]):
         at = f"/datasets/{index}"
         fields(entry, where, at, {"dataset": TEXT})

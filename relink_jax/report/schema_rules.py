@@ -1,14 +1,17 @@
 """What a results document may hold at one place: rules with the words an error says of them, and the checks that apply them."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from relink_jax import errors
+from relink_jax.report import values
 
 Rule = tuple[str, Callable[[Any], bool]]
 METRICS = ("recall", "mrr", "mean_rank", "auc_within_query")
 DIRECTIONS = ("i2r", "r2i")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # what steers a terminal, or is no character
 
 
 def is_int(value: Any) -> bool:
@@ -117,13 +120,16 @@ def each(value: Any, where: str, at: str, check_one: Callable[[Any, str], None])
         check_one(entry, f"{at}/{index}")
 
 
-def finite(value: Any, where: str, at: str) -> None:
-    """Refuses NaN and infinity anywhere in a document."""
+def legible(value: Any, where: str, at: str) -> None:
+    """Refuses NaN, infinity, control characters and lone surrogates anywhere in a document."""
     if isinstance(value, float) and not math.isfinite(value):
         fail(at, where, "a finite number or null", str(value))
+    texts = value if isinstance(value, dict) else [value] if isinstance(value, str) else []
+    if any(_CONTROL.search(text) for text in texts):
+        fail(at, where, "text without control characters", "some")
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, entry in items:
-        finite(entry, where, f"{at}/{name}")
+        legible(entry, where, f"{at}/{name}")
 
 
 def check(value: Any, where: str, rule: Rule, at: str) -> None:
@@ -134,4 +140,4 @@ def check(value: Any, where: str, rule: Rule, at: str) -> None:
 
 def fail(at: str, where: str, expected: str, found: str) -> None:
     """Raises the `StoreError` that names a place of a document by its JSON pointer."""
-    raise errors.StoreError(errors.describe(f"schema violated at {at or '/'}", where, expected, found))
+    raise errors.StoreError(errors.describe(f"schema violated at {values.seen(at) or '/'}", where, expected, found))

@@ -6,6 +6,7 @@ A number is a formula over JSON pointers into the run's files. `Book.number` res
 
 import dataclasses
 import math
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from relink_jax import errors
 
 Source = tuple[str, str]
+_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 FORMULAS: dict[str, Callable[..., float]] = {
     "value": lambda a: a,
@@ -71,6 +73,11 @@ class Book:
     def entries(self) -> list[dict[str, Any]]:
         """Returns all numbers asked for so far, in order."""
         return [number.to_json() for number in self._numbers.values()]
+
+
+def seen(text: str) -> str:
+    """Returns text with U+FFFD for what no reader sees: control characters, marks that turn the reading direction, lone surrogates."""
+    return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def resolve(document: Any, pointer: str) -> Any:

@@ -7,6 +7,7 @@ then belongs to one block, and counts per block cost nothing that counts do not.
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -38,12 +39,28 @@ class Arrangement:
         taken[self.number < 0] = fill
         return taken
 
+    def batches(self, first: int = 0, stop: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields (number, block) as of one part, of places `first` to `stop` (default: all) in order; -1 past the last place.
+
+        Args: first: a multiple of `packed.GROUP`.
+        """
+        number, block = self.number.ravel(), self.block.ravel()
+        for start in range(first, len(number) if stop is None else stop, self.width):
+            lacking = max(0, start + self.width - len(number))
+            here, groups = number[start : start + self.width], block[start // packed.GROUP : (start + self.width) // packed.GROUP]
+            yield np.pad(here, (0, lacking), constant_values=-1), np.pad(groups, (0, lacking // packed.GROUP), mode="edge")
+
+    def some(self, first: int, count: int, padded: int) -> "Arrangement":
+        """Returns parts `first` to `first + count` alone, with empty ones after them up to `padded` in all."""
+        chosen, lacking = slice(first, first + count), ((0, padded - count), (0, 0))
+        return Arrangement(np.pad(self.number[chosen], lacking, constant_values=-1), np.pad(self.block[chosen], lacking, mode="edge"))
+
     def blocks_per_part(self) -> int:
         """Returns the largest number of blocks that one part spans."""
         return int((self.block[:, -1] - self.block[:, 0]).max()) + 1
 
     def back(self, values: np.ndarray, n: int) -> np.ndarray:
-        """Returns values [..., n_parts * width] of the places as [..., n] in the order of row numbers."""
+        """Returns values [..., n_parts * width or more] of the places as [..., n] in the order of row numbers."""
         places = np.flatnonzero(self.number.ravel() >= 0)
         out = np.empty((*values.shape[:-1], n), values.dtype)
         out[..., self.number.ravel()[places]] = values[..., places]

@@ -1,7 +1,7 @@
 """What a counting pass takes and returns: records, integers per query and stratum, top lists. Needs no jax, so results can be read without it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from relink_jax.store.rows import RowSource
 
 I2R, R2I = "i2r", "r2i"
 OTHER_PATIENT, LABEL_MATCHED = "other_patient", "label_matched"
+_INTEGERS = ("M", "g", "t")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,16 @@ class StratumCounts:
     M: np.ndarray
     g: np.ndarray
     t: np.ndarray
+
+
+def to_arrays(strata: Mapping[str, StratumCounts]) -> dict[str, np.ndarray]:
+    """Returns counts by stratum as arrays by name, for a file of arrays."""
+    return {f"{name}/{field}": getattr(one, field) for name, one in strata.items() for field in _INTEGERS}
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], names: Iterable[str]) -> dict[str, StratumCounts]:
+    """Returns the counts of strata `names`, in that order, from arrays that `to_arrays` made."""
+    return {name: StratumCounts(*(arrays[f"{name}/{field}"] for field in _INTEGERS)) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from relink_jax.retrieval import eligible, exact, faster
+from relink_jax.retrieval import eligible, exact, faster, resume
 from relink_jax.retrieval.counted import I2R, OTHER_PATIENT, R2I, DirectionCounts, Records, StratumCounts
 from relink_jax.retrieval.layout import DEFAULT, Layout
 from relink_jax.retrieval.product import FLOAT32
@@ -41,7 +41,7 @@ def count(
     precision: str = FLOAT32,
     directions: Sequence[str] = (I2R, R2I),
     lists: Sequence[str] = (I2R, R2I),
-    directory: pathlib.Path | None = None,
+    directory: pathlib.Path | resume.Place | None = None,
 ) -> dict[str, DirectionCounts]:
     """Returns the counts of the directions asked for, by name.
 
@@ -51,17 +51,19 @@ def count(
         layout: shape of the pass and what the devices share. Speed and memory only.
         precision: of the product, see `product`; what it leaves open is settled by exact scores, see `faster`.
         directions: what is counted; lists: for which of them candidates are kept. Those of r2i cost a second product, with the sides exchanged.
-        directory: where finished parts of the passes are kept, so that a count that stops goes on where it was; None keeps none.
-    Raises: StoreError: `directory` holds parts of another count. UnsoundError: a tile did not hold the scores of the true pairs.
+        directory: where finished parts of the passes are kept, so that a count that stops goes on where it was, on these devices or others (see
+            `resume`); None keeps none.
+    Raises: StoreError: `directory` holds parts of another count. StoppedError: after a part, see `stopping.check`. UnsoundError: a tile did not hold the scores of the true pairs.
         UsageError: a precision that the devices do not have.
     """
+    kept = resume.place(directory)
     run = exact.Pass(mesh, layout) if precision == FLOAT32 else faster.Pass(mesh, layout, precision)
-    linked = run.links(records, R2I in directions, top_k if I2R in directions and I2R in lists else 0, directory and directory / "links")
+    linked = run.links(records, R2I in directions, top_k if I2R in directions and I2R in lists else 0, kept and kept / "links")
     out = {}
     if I2R in directions:
         out[I2R] = _image_queries(records, linked)
     if R2I in directions:
-        listed = run.lists(exact.by_text(records), top_k if R2I in lists else 0, directory and directory / "lists")
+        listed = run.lists(exact.by_text(records), top_k if R2I in lists else 0, kept and kept / "lists")
         out[R2I] = _study_queries(records, linked, listed)
     return out
 

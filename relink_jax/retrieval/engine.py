@@ -20,7 +20,6 @@ from relink_jax.retrieval import product as products
 from relink_jax.retrieval.counted import Records
 from relink_jax.retrieval.limits import Limits
 from relink_jax.runtime import mesh as meshes
-from relink_jax.store import digests
 
 T = TypeVar("T")
 
@@ -30,32 +29,62 @@ class Engine:
 
     Args:
         layout: see `layout`; its split and panel are decided here where it leaves them open. k: length of the lists, for that.
-        precision: of the product.
+        precision: of the product. shape: of a pass that began on these or other devices and is to have the same bits here; goes before `layout`.
     Attributes:
         images, studies: places of both sides. height: images of one product. tiles: tiles of one panel. panels: their number.
     Raises: UsageError: a precision that the devices do not have, or a layout that does not fit their memory.
     """
 
-    def __init__(self, records: Records, mesh: Mesh, layout: layouts.Layout = layouts.DEFAULT, precision: str = products.FLOAT32, k: int = 10) -> None:
+    def __init__(
+        self,
+        records: Records,
+        mesh: Mesh,
+        layout: layouts.Layout = layouts.DEFAULT,
+        precision: str = products.FLOAT32,
+        k: int = 10,
+        shape: layouts.Shape | None = None,
+    ) -> None:
         products.check(precision, mesh)
         self.records, self.mesh, self.precision = records, mesh, precision
-        platform, row_bytes = mesh.devices.flat[0].platform, products.row_bytes(records.texts.shape[1], precision)
-        size = layouts.Size(len(records.study_text), row_bytes, len(records.codes), records.n_blocks, k, mesh.size, platform)
-        self.layout = layout = layouts.chosen(size, layout, layout.memory or meshes.memory(mesh))
-        rows, height, columns = layouts.default_shape(platform)
+        size = size_of(records, mesh, precision, k)
+        self.layout = layouts.chosen(size, layout, layout.memory or meshes.memory(mesh)) if shape is None else shape.layout(mesh.size, size.studies)
         shared = self.layout.split != layouts.STUDIES
-        self._image_parts, study_parts = (mesh.size if shared else 1), (1 if self.layout.split == layouts.IMAGES else mesh.size)
+        self._image_parts, self._study_parts = (mesh.size if shared else 1), (1 if self.layout.split == layouts.IMAGES else mesh.size)
+        if shape is None:
+            self._arrange(self.layout, size.platform)
+        else:
+            self._arrange_as(shape)
+        self.panels = len(self.studies.number) // self.tiles
+        self._placed = meshes.padded(self.tiles, self._study_parts)  # tiles of a panel on the devices; those beyond `tiles` are empty
+
+    def _arrange(self, layout: layouts.Layout, platform: str) -> None:
+        """Decides the places of both sides, the height of a product and the tiles of a panel."""
+        records, study_parts = self.records, self._study_parts
+        rows, height, columns = layouts.default_shape(platform)
         width = layout.query_block or rows * self._image_parts
-        image_block = None if records.block is None else records.block[records.image_study]
         height = layout.height or height
         many = 0 < 2 * height * self._image_parts < min(width, len(records.images))
-        self.images = arrange.arrange(len(records.images), width, image_block, unit=(height if many else arrange.ROWS) * self._image_parts)
+        self.images = arrange.arrange(len(records.images), width, self._image_block, unit=(height if many else arrange.ROWS) * self._image_parts)
         self.height = height if many else self.images.width // self._image_parts
         tile = layout.tile or columns
         per_panel = max(1, layout.panel // (tile * study_parts)) * study_parts if layout.panel else study_parts
         self.studies = arrange.arrange(len(records.study_text), tile, records.block, parts=per_panel, strict=layout.panel > 0)
         self.tiles = per_panel if layout.panel else len(self.studies.number)
-        self.panels = len(self.studies.number) // self.tiles
+
+    def _arrange_as(self, shape: layouts.Shape) -> None:
+        """Gives both sides the places that they have in a pass of another number of devices, but for empty ones at the end."""
+        width, self.height, self.tiles = shape.rows * self._image_parts, shape.height, shape.tiles
+        self.images = arrange.arrange(len(self.records.images), width, self._image_block, unit=width, strict=True)
+        self.studies = arrange.arrange(len(self.records.study_text), shape.tile, self.records.block, unit=shape.tile, parts=shape.tiles, strict=True)
+
+    @property
+    def _image_block(self) -> np.ndarray | None:
+        return None if self.records.block is None else self.records.block[self.records.image_study]
+
+    def shape(self, wanted: sides.Wanted) -> layouts.Shape:
+        """Returns what decides the bits of a pass for `wanted`."""
+        rows, kernel = self.images.width // self._image_parts, self.shaped(wanted).kernel
+        return layouts.Shape(self.layout.split, rows, self.height, self.studies.width, self.tiles, kernel)
 
     @property
     def flop(self) -> int:
@@ -65,7 +94,7 @@ class Engine:
     def own_scores(self, wanted: sides.Wanted) -> np.ndarray:
         """Returns the float32 score of every image against its own report, [Q], with the bits that a pass for `wanted` sees."""
         step, records = (kernels if self.shaped(wanted).kernel else products).own_scores(self.mesh), self.records
-        height = meshes.padded(min(self.height, self.images.width // self.mesh.size), arrange.ROWS)
+        height = meshes.padded(self.height, arrange.ROWS)
         places = arrange.arrange(len(records.images), self.images.width, unit=height * self.mesh.size)
         scores = []
         for number in places.number:
@@ -91,16 +120,18 @@ class Engine:
         return dataclasses.replace(given, kept=kept, spans=spans, image_spans=image_spans, height=height)
 
     def steps(
-        self, columns: sides.Studies, state: jax.Array, limits: Limits, wanted: sides.Wanted, rows: slice = slice(None)
+        self, columns: sides.Studies, state: jax.Array, limits: Limits, wanted: sides.Wanted, places: tuple[int, int | None] = (0, None)
     ) -> Iterator[tuple[np.ndarray, list[np.ndarray], jax.Array]]:
-        """Yields (numbers of a batch, what was found with its rows first, state) of batches `rows` in order, a few behind the devices.
+        """Yields (numbers of a batch, what was found with its rows first, state) of batches in order, a few behind the devices.
 
         A state is consumed by the step after it: only the last one can be read.
+
+        Args: places: of the images, first and past the last, see `Arrangement.batches`.
         """
         step = sweep.program(self.mesh, wanted)
 
         def dispatched(state: jax.Array) -> Iterator[tuple[np.ndarray, sides.PerImage, jax.Array]]:
-            for number, block in zip(self.images.number[rows], self.images.block[rows], strict=True):
+            for number, block in self.images.batches(*places):
                 found, state = step(self.batch(number, block, limits), columns, state)
                 yield number, found, state
 
@@ -135,10 +166,10 @@ class Engine:
     def columns(self, limits: Limits, panel: int = 0) -> sides.Studies:
         """Returns the candidates of one panel on the devices."""
         records, first = self.records, panel * self.tiles
-        places = arrange.Arrangement(self.studies.number[first : first + self.tiles], self.studies.block[first : first + self.tiles])
+        places = self.studies.some(first, self.tiles, self._placed)
         dim = records.texts.shape[1]
         empty = products.encode(np.zeros((1, dim), np.float32), self.precision, candidates=True)
-        vectors = np.zeros((self.tiles, empty.shape[1], places.width), empty.dtype)
+        vectors = np.zeros((self._placed, empty.shape[1], places.width), empty.dtype)
         for tile, number in zip(vectors, places.number, strict=True):
             present = number >= 0
             tile[:, present] = products.encode(records.texts[records.study_text[number[present]]], self.precision, candidates=True).T
@@ -148,33 +179,32 @@ class Engine:
             places.number,
             places.take(records.exclusion, -2),
             places.take(records.study_text, -2),
-            np.stack(codes, axis=1) if codes else np.zeros((self.tiles, 0, places.width), np.int32),
+            np.stack(codes, axis=1) if codes else np.zeros((self._placed, 0, places.width), np.int32),
             places.take(limits.study_low, np.inf),
             places.take(limits.study_high, np.inf),
             places.take(limits.best_image, -2),
             places.block,
-            (first + np.arange(self.tiles, dtype=np.int32)) * places.width,
+            (first + np.arange(self._placed, dtype=np.int32)) * places.width,
         )
         shared = self.layout.split != layouts.IMAGES
         return _place(given, lambda _: meshes.split(self.mesh, 0) if shared else meshes.replicated(self.mesh))
 
-    def empty(self, wanted: sides.Wanted) -> jax.Array:
-        """Returns the counts of one panel's studies before the first batch."""
-        axis = sweep.state_axis(self.layout.split)
-        return meshes.put(sweep.empty_studies(wanted, self.mesh.size, self.tiles, self.studies.width), meshes.split(self.mesh, axis))
+    def empty(self, wanted: sides.Wanted, counted: np.ndarray | None = None) -> jax.Array:
+        """Returns the counts of one panel's studies before the first batch, or after those that gave `counted`, see `counts_of`."""
+        state = sweep.empty_studies(wanted, self.mesh.size, self._placed, self.studies.width)
+        if counted is not None:
+            state[0, :, : counted.shape[1]] = counted
+        return meshes.put(state, meshes.split(self.mesh, sweep.state_axis(self.layout.split)))
 
-    def identity(self, wanted: sides.Wanted, limits: Limits) -> dict[str, Any]:
-        """Returns what the parts of a pass depend on."""
-        records = self.records
-        arrays = {"images": records.images, "texts": records.texts, "exclusion": records.exclusion} | dataclasses.asdict(limits)
-        tables = {"image_study": records.image_study, "study_text": records.study_text, **{f"code {name}": code for name, code in records.codes.items()}}
-        places = {"images": self.images.number, "studies": self.studies.number, "image_block": self.images.block, "study_block": self.studies.block}
-        return {
-            "wanted": dataclasses.asdict(wanted),
-            "records": digests.arrays_digest(arrays | tables),
-            "places": digests.arrays_digest(places),
-            "devices": self.mesh.size,
-        }
+    def counts_of(self, state: jax.Array) -> np.ndarray:
+        """Returns the counts of one panel's studies on the host, added up over devices, int32 [J, tiles, answers, T]; no tiles where not counted."""
+        return meshes.to_host(state).sum(axis=0, dtype=np.int32)[:, : self.tiles]
+
+
+def size_of(records: Records, mesh: Mesh, precision: str, k: int) -> layouts.Size:
+    """Returns what a pass over records on a mesh is made of, for the choice of its layout."""
+    row_bytes, platform = products.row_bytes(records.texts.shape[1], precision), mesh.devices.flat[0].platform
+    return layouts.Size(len(records.study_text), row_bytes, len(records.codes), records.n_blocks, k, mesh.size, platform)
 
 
 def lagging(items: Iterable[T], behind: int = 2) -> Iterator[T]:

@@ -1,15 +1,15 @@
 """Counting in float32, the reference: thresholds are the scores of the true pairs with the very bits that a tile holds."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 from jax.sharding import Mesh
 
-from relink_jax.retrieval import engine, limits, loop, sides
+from relink_jax.retrieval import limits, loop, resume, sides
 from relink_jax.retrieval.counted import Records
 from relink_jax.retrieval.layout import Layout
+from relink_jax.retrieval.product import FLOAT32
 from relink_jax.store.rows import select
 
 Lists = tuple[np.ndarray, np.ndarray]  # numbers int32 and scores float32 [n, k] of the best candidates
@@ -44,28 +44,29 @@ class Pass:
     mesh: Mesh
     layout: Layout
 
-    def links(self, records: Records, studies: bool, k: int, directory: pathlib.Path | None, what: str = "count links") -> Linked:
+    def links(self, records: Records, studies: bool, k: int, kept: resume.Place | None, what: str = "count links") -> Linked:
         """Returns what images find among studies, with lists of k, and, if asked, what studies find among images.
 
         Raises: UnsoundError: a tile did not hold the scores of the true pairs bit for bit. StoreError: see `loop.run`.
         """
-        work = engine.Engine(records, self.mesh, self.layout, k=k)
         wanted = sides.Wanted(codes=len(records.codes), studies=studies, k=k)
+        work = resume.arranged(records, self.mesh, self.layout, FLOAT32, wanted, kept, what)
         own = work.own_scores(wanted)
         around = limits.exact(own, records.image_study, len(records.study_text))
-        found = loop.run(work, wanted, around, what, directory)
+        found = loop.run(work, wanted, around, what, kept)
         check(found, around)
         near = found.per_image[:, -3:-1].sum(axis=0, dtype=np.int64)
         return Linked(own, around.study_high, found.per_image[:, :-3], found.per_study[:, :-1], near, (found.top_id, found.top_score))
 
-    def lists(self, records: Records, k: int, directory: pathlib.Path | None = None, what: str = "list images") -> Lists:
+    def lists(self, records: Records, k: int, kept: resume.Place | None = None, what: str = "list images") -> Lists:
         """Returns the best k studies of each image."""
         n = len(records.images)
         if not k:
             return np.zeros((n, 0), np.int32), np.zeros((n, 0), np.float32)
         wanted = sides.Wanted(codes=0, near=False, studies=False, k=k)
         plain = dataclasses.replace(records, codes={})
-        found = loop.run(engine.Engine(plain, self.mesh, self.layout, k=k), wanted, limits.nowhere(n, len(records.study_text)), what, directory)
+        work = resume.arranged(plain, self.mesh, self.layout, FLOAT32, wanted, kept, what)
+        found = loop.run(work, wanted, limits.nowhere(n, len(records.study_text)), what, kept)
         return found.top_id, found.top_score
 
 

@@ -10,12 +10,11 @@ rounding of the threshold, the interval that `DirectionCounts.near` states.
 import concurrent.futures
 import dataclasses
 import os
-import pathlib
 
 import numpy as np
 from jax.sharding import Mesh
 
-from relink_jax.retrieval import engine, exact, limits, loop, product, sides, tally
+from relink_jax.retrieval import exact, limits, loop, product, resume, sides, tally
 from relink_jax.retrieval.counted import Records
 from relink_jax.retrieval.layout import AUTO, Layout
 from relink_jax.store.rows import RowSource
@@ -49,18 +48,16 @@ class Pass:
         """Passes in float32 for what this one leaves open; a kernel that is forced here need not exist for them."""
         return exact.Pass(self.mesh, dataclasses.replace(self.layout, kernel=AUTO))
 
-    def links(self, records: Records, studies: bool, k: int, directory: pathlib.Path | None) -> exact.Linked:
+    def links(self, records: Records, studies: bool, k: int, kept: resume.Place | None) -> exact.Linked:
         """Returns what `exact.Pass.links` does, for exact scores. Raises: UnsoundError: a true pair was not met inside its band."""
         n_studies = len(records.study_text)
         own, image_band, around = banded(records, self.precision)
         wanted = sides.Wanted(codes=len(records.codes), near=False, studies=studies, k=_listed(k, n_studies))
-        found = loop.run(
-            engine.Engine(records, self.mesh, self.layout, self.precision, wanted.k), wanted, around, "count links", directory and directory / "all"
-        )
+        found = self._run(records, wanted, around, "count links", kept and kept / "all")
         exact.check(found, around)
         images = _Asked(records, own, around, found.per_image[:, :-1].copy(), np.tile(found.per_image[:, 0].sum(axis=0, dtype=np.int64), (2, 1)))
-        told: tuple[dict[str, float], dict[str, float]] = self._settle(images, directory and directory / "images", "settle images"), {}
-        lists = self._close(records, k, (found.top_id, found.top_score), image_band, directory and directory / "listed")
+        told: tuple[dict[str, float], dict[str, float]] = self._settle(images, kept and kept / "images", "settle images"), {}
+        lists = self._close(records, k, (found.top_id, found.top_score), image_band, kept and kept / "listed")
         per_study, best = found.per_study[:, :-1].copy(), limits.best_own(own, records.image_study, n_studies)[0]
         if studies:
             asking = np.flatnonzero(around.best_image >= 0)
@@ -68,43 +65,45 @@ class Pass:
             exchanged = exact.by_study(records, around.best_image, asking)
             given = dataclasses.replace(limits.nowhere(len(asking), len(own)), image_low=low, image_high=high)
             side = _Asked(exchanged, best[asking], given, per_study[:, :, asking], np.zeros((2, len(asking)), np.int64))
-            told[1].update(self._settle(side, directory and directory / "studies", "settle studies"))
+            told[1].update(self._settle(side, kept and kept / "studies", "settle studies"))
             per_study[:, :, asking] = side.answers
         return exact.Linked(own.astype(np.float32), best.astype(np.float32), images.answers, per_study, images.near, lists, told)
 
-    def lists(self, records: Records, k: int, directory: pathlib.Path | None = None) -> exact.Lists:
+    def lists(self, records: Records, k: int, kept: resume.Place | None = None) -> exact.Lists:
         """Returns what `exact.Pass.lists` does, in the order of exact scores."""
         n, n_studies = len(records.images), len(records.study_text)
         if not k:
             return self._plain.lists(records, 0)
         wanted = sides.Wanted(codes=0, near=False, studies=False, k=_listed(k, n_studies))
-        work = engine.Engine(records, self.mesh, self.layout, self.precision, wanted.k)
-        found = loop.run(work, wanted, limits.nowhere(n, n_studies), "list images", directory and directory / "all")
+        found = self._run(records, wanted, limits.nowhere(n, n_studies), "list images", kept and kept / "all")
         band = product.band(records.images, product.extent(records.texts, self.precision), self.precision)
-        return self._close(records, k, (found.top_id, found.top_score), band, directory and directory / "listed")
+        return self._close(records, k, (found.top_id, found.top_score), band, kept and kept / "listed")
 
-    def _settle(self, asked: _Asked, directory: pathlib.Path | None, what: str) -> dict[str, float]:
+    def _run(self, records: Records, wanted: sides.Wanted, around: limits.Limits, what: str, kept: resume.Place | None) -> loop.Found:
+        work = resume.arranged(records, self.mesh, self.layout, self.precision, wanted, kept, what)
+        return loop.run(work, wanted, around, what, kept)
+
+    def _settle(self, asked: _Asked, kept: resume.Place | None, what: str) -> dict[str, float]:
         """Turns the answers of one direction into those of exact scores, and returns how."""
         inside = (asked.answers[:, 1] - asked.answers[:, 0]).sum(axis=0)
         few = np.flatnonzero((inside > 0) & (inside <= INSIDE))
         many = np.flatnonzero(inside > INSIDE)
         if len(few):
             plain = dataclasses.replace(exact.some(asked.records, few), codes={}, block=None)
-            work = engine.Engine(plain, self.mesh, self.layout, self.precision, INSIDE)
             around = dataclasses.replace(asked.around, image_low=asked.around.image_low[few], image_high=asked.around.image_high[few])
             wanted = sides.Wanted(codes=0, near=False, studies=False, k=min(INSIDE, len(plain.study_text)), within=True)
-            ids = loop.run(work, wanted, around, what, directory and directory / "inside").top_id
+            ids = self._run(plain, wanted, around, what, kept and kept / "inside").top_id
             missed = (ids >= 0).sum(axis=1) != inside[few]
             many = np.sort(np.concatenate([many, few[missed]]))
             _add(asked, few[~missed], ids[~missed])
         if len(many):
-            again = self._plain.links(exact.some(asked.records, many), False, 0, directory and directory / "float32", what)
+            again = self._plain.links(exact.some(asked.records, many), False, 0, kept and kept / "float32", what)
             asked.answers[:, :, many], asked.near[:, many] = again.per_image, again.near
         band = float((asked.around.image_high - asked.own).max(initial=0.0))
         counted = {"queries_inside": int((inside > 0).sum()), "pairs_rescored": int(inside[few].sum()), "queries_recounted": len(many)}
         return {"band": band, **counted}
 
-    def _close(self, records: Records, k: int, found: exact.Lists, band: np.ndarray, directory: pathlib.Path | None) -> exact.Lists:
+    def _close(self, records: Records, k: int, found: exact.Lists, band: np.ndarray, kept: resume.Place | None) -> exact.Lists:
         """Returns the best k of longer lists by exact scores; those that the band leaves open are made again in float32."""
         ids, rough = found
         if not k:
@@ -116,7 +115,7 @@ class Pass:
         left = np.flatnonzero((ids[:, -1] >= 0) & (ids.shape[1] < len(records.study_text)) & ~(best[:, -1] > rough.min(axis=1) + band))
         best = best.astype(np.float32)
         if len(left):
-            ids_out[left], best[left] = self._plain.lists(exact.some(records, left), k, directory, "list again")
+            ids_out[left], best[left] = self._plain.lists(exact.some(records, left), k, kept, "list again")
         return ids_out, best
 
 

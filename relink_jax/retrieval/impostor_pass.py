@@ -6,7 +6,7 @@ floor. The floor rises as better scores are found. A tile with more such groups 
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
-from relink_jax.retrieval import sides, streamed
+from relink_jax.retrieval import resume, sides, streamed
 from relink_jax.retrieval.engine import Engine
 from relink_jax.retrieval.product import product
 from relink_jax.runtime import mesh as meshes
@@ -23,6 +23,7 @@ from relink_jax.runtime import progress
 
 GROUP = 64  # neighbours gathered together; divides tile widths
 MOST = (1 << 31) - 1  # scores in a histogram of a device before its int32 counts go to the host
+_TAIL = ("score", "image", "study")
 _MARGIN = 2  # times the wanted tail that the floor guessed from a sample should leave
 
 
@@ -78,24 +79,25 @@ class Tail:
         if self.wanted and not whole:
             self._prune()
             cut = float(self._parts[0][0].min())
-        score, image, study = self._joined()
+        score, image, study = _joined(self._parts)
         order = np.lexsort((study, image, -score))
         order = order[score[order] > cut]
         return cut, score[order], image[order], study[order]
 
-    def _joined(self) -> tuple[np.ndarray, ...]:
-        empty = (np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(0, np.int32))
-        return tuple(np.concatenate(arrays) for arrays in zip(empty, *self._parts, strict=True))
-
     def _prune(self) -> None:
         """Keeps `wanted` scores, and no more of those that tie with the least than fit: none above the cut is ever lost."""
-        joined = self._joined()
+        joined = _joined(self._parts)
         if len(joined[0]) > self.wanted:
             best = np.argpartition(joined[0], len(joined[0]) - self.wanted)[-self.wanted :] if self.wanted else np.zeros(0, np.intp)
             joined = tuple(array[best] for array in joined)
         self._parts, self.held = [joined], len(joined[0])
         if self.held == self.wanted and self.wanted:
             self.floor = max(self.floor, float(joined[0].min()))
+
+
+def _joined(parts: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    empty = (np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(0, np.int32))
+    return tuple(np.concatenate(arrays) for arrays in zip(empty, *parts, strict=True))
 
 
 class Pass:
@@ -110,8 +112,8 @@ class Pass:
         per_step = work.images.width // work.mesh.size * work.tiles * work.studies.width
         self._state, self._steps, self._every = self._empty(), 0, max(1, MOST // per_step)
 
-    def step(self, columns: sides.Studies, floor: Callable[[], float], images: sides.Images) -> Gathered | tuple[()]:
-        """Dispatches one batch."""
+    def step(self, columns: sides.Studies, floor: Callable[[], float], _: np.ndarray, images: sides.Images) -> Gathered | tuple[()]:
+        """Dispatches one batch, whatever its numbers."""
         if self._steps == self._every:
             self.flush()
         self._steps += 1
@@ -134,25 +136,49 @@ def room(work: Engine, share: float) -> int:
     return min(places // GROUP, math.ceil(2 * share * places) + GROUP) if share else 0
 
 
-def run(work: Engine, bins: int, tail: Tail, total: int, what: str, guess: bool) -> np.ndarray:
+def run(work: Engine, bins: int, tail: Tail, total: int, what: str, guess: bool, kept: resume.Place | None = None) -> np.ndarray:
     """Returns the histogram of all pairs, int64 [bins], and adds what is above its floor to the tail.
 
-    Args: total: number of pairs. what: words for the progress bar. guess: the floor of the tail is to be guessed from a sample first.
+    Args:
+        total: number of pairs. what: words for the progress bar. guess: the floor of the tail is to be guessed from a sample first.
+        kept: where finished parts are kept, of which each has what it added to the tail, and the histogram after it; None keeps none.
     """
     share = tail.wanted / total
     counted = Pass(work, bins, room(work, _MARGIN * share))
+    asked = {"bins": bins, "wanted": tail.wanted, "guess": guess}
     with progress.bar(len(work.records.images) * work.panels, what, "images") as shown:
         for panel, columns in enumerate(streamed.panels(work)):
             if guess and tail.wanted and not panel:
                 tail.floor = _guess(work, columns, bins, share)
             studies = work.studies.number[panel * work.tiles : (panel + 1) * work.tiles]
             step = functools.partial(counted.step, columns, lambda: tail.floor)
-            for number, found in streamed.batches(work, work.images.number, step):
-                if found:
-                    for part in _above(work, columns, studies, number, found, tail):
-                        tail.add(*part)
-                shown.update(int((number >= 0).sum()))
+            held = streamed.parts(work, kept, panel, asked, what)
+            done, covered = _taken_up(held, counted, tail)
+            shown.update(min(covered, len(work.records.images)))
+            for index, (start, stop) in enumerate(streamed.spans(work, covered, whole=held is None), done):
+                added: list[tuple[np.ndarray, ...]] = []
+                for number, found in streamed.batches(work, (number for number, _ in work.images.batches(start, stop)), step):
+                    if found:
+                        for part in _above(work, columns, studies, number, found, tail):
+                            tail.add(*part)
+                            added += [] if held is None else [part]
+                    shown.update(int((number >= 0).sum()))
+                if held is not None:
+                    needed = [tuple(array[part[0] >= tail.floor] for array in part) for part in added]
+                    held.write(index, dict(zip(_TAIL, _joined(needed), strict=True)), start, stop, counted.flush())
     return counted.flush()
+
+
+def _taken_up(held: resume.Parts | None, counted: Pass, tail: Tail) -> tuple[int, int]:
+    """Takes the finished parts of a panel into histogram and tail, and returns (how many, places that they cover)."""
+    if held is None:
+        return 0, 0
+    done, histogram, covered = held.finished()
+    for part in done:
+        tail.add(*(part[name] for name in _TAIL))
+    if histogram is not None:
+        counted.histogram = histogram
+    return len(done), covered
 
 
 def _guess(work: Engine, columns: sides.Studies, bins: int, share: float) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from relink_jax import errors
-from relink_jax.retrieval import eligible, impostor_pass, streamed
+from relink_jax.retrieval import eligible, impostor_pass, resume, streamed
 from relink_jax.retrieval import layout as layouts
 from relink_jax.retrieval.counted import OTHER_PATIENT, Records
 
@@ -129,6 +129,7 @@ def count(
     tail_limit: int = 1 << 24,
     layout: layouts.Layout = layouts.DEFAULT,
     what: str = "impostor scores",
+    kept: resume.Place | None = None,
 ) -> Impostors:
     """Returns the scores of all impostor pairs of records, in float32 as `product` gives them.
 
@@ -139,7 +140,7 @@ def count(
         bins: number of bins, a power of two up to 2^20.
         tail_share: share of all pairs that the tail is to hold, and tail_limit: at most so many; 0 for no tail.
         layout: of the pass; its split is not asked, the devices share the images.
-        what: words for the progress bar.
+        what: words for the progress bar. kept: where finished parts are kept; None keeps none.
     Raises: DataError: no impostor pairs. UsageError: bins or tail out of range, or a layout that does not fit the devices' memory.
         UnsoundError: the histogram does not hold every pair once, or does not agree with the tail.
     """
@@ -149,14 +150,14 @@ def count(
     if not total:
         raise errors.DataError(errors.describe("impostor pairs", _WHERE, "at least one", "none"))
     wanted = min(total, tail_limit, math.ceil(tail_share * total))
-    work = streamed.engine(records, mesh, layout, most=impostor_pass.MOST)
+    work = streamed.engine(records, mesh, layout, most=impostor_pass.MOST, kept=kept, what=what)
     whole = wanted == total
     tail = impostor_pass.Tail(wanted)
-    histogram = impostor_pass.run(work, bins, tail, total, what, guess=not whole)
+    histogram = impostor_pass.run(work, bins, tail, total, what, guess=not whole, kept=kept)
     check_total(histogram, total)
     if tail.held < wanted:
         tail = impostor_pass.Tail(wanted, impostor_pass.floor_of(histogram, wanted))
-        histogram = impostor_pass.run(work, bins, tail, total, f"{what} again", guess=False)
+        histogram = impostor_pass.run(work, bins, tail, total, f"{what} again", guess=False, kept=kept and kept / "again")
         check_total(histogram, total)
     found = Impostors(histogram, total, wanted, *tail.finished(whole))
     check_tail(found, tail.held)

@@ -54,6 +54,28 @@ class Layout:
 DEFAULT = Layout()
 
 
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What decides the bits of a pass's scores, the same on any number of devices.
+
+    Attributes:
+        split: what the devices share. rows: images per device and step, or per step where all devices see them. height: images per product.
+        tile: studies per tile. tiles: tiles per panel. kernel: whether a kernel counts.
+    """
+
+    split: str
+    rows: int
+    height: int
+    tile: int
+    tiles: int
+    kernel: bool
+
+    def layout(self, devices: int, studies: int) -> Layout:
+        """Returns the layout that a pass of this shape has on so many devices."""
+        many, panel = (1 if self.split == STUDIES else devices), self.tile * self.tiles
+        return Layout(self.split, self.rows * many, self.tile, panel if panel < studies else 0, 0, self.height, ALWAYS if self.kernel else NEVER)
+
+
 def group_size(k: int) -> int:
     """Returns how many neighbours a group has that is kept for a list of length k, see `toplists`; a multiple of `packed.GROUP`."""
     return _WIDE if k <= _SHORT else _NARROW
@@ -109,6 +131,11 @@ def taken(size: Size, layout: Layout) -> Taken:
     n_tiles = -(-held // tile)
     groups = 4 * images * n_tiles * kept_groups(size.k, n_tiles) * (group_size(size.k) + 2)
     return Taken(held * per_study, 3 * images * per_image + 2 * groups, 2 * min(layout.height or height or images, images) * tile * 4)
+
+
+def fits(size: Size, shape: Shape, memory: int) -> bool:
+    """Returns whether devices of `memory` bytes, 0 for no limit, hold a pass of a shape that was chosen for others."""
+    return not memory or taken(size, shape.layout(size.devices, size.studies)).total <= int(_SHARE * memory)
 
 
 def chosen(size: Size, layout: Layout, memory: int) -> Layout:

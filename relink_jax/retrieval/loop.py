@@ -6,19 +6,36 @@ that keep as many groups as exactness can need.
 
 import dataclasses
 import functools
-import pathlib
 import time
 from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 
 from relink_jax import errors
 from relink_jax.retrieval import engine, probe, resume, sides, sweep, toplists
+from relink_jax.retrieval.counted import Records
 from relink_jax.retrieval.limits import Limits
-from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import progress
 
+T = TypeVar("T")
 LONG = 2e12  # FLOP of a pass worth keeping parts of and probing the device for, about ten seconds on two CPUs
+_BRIEF = 40  # such a share of it is not worth a file
+
+
+def worth(records: Records, kept: T, brief: bool = False) -> T | None:
+    """Returns where parts are kept, None where a pass over all images and studies of `records` is short.
+
+    Args: brief: whether a short pass is worth it too, unless it is very short; for results of passes that many others follow.
+    """
+    flop = 2 * len(records.images) * len(records.study_text) * records.texts.shape[1]
+    return kept if flop >= (LONG / _BRIEF if brief else LONG) else None
+
+
+def per_part(work: engine.Engine) -> int:
+    """Returns how many batches make a part: about `resume.PARTS` parts of a panel, or fewer that are each long."""
+    n_batches = len(work.images.number)
+    return -(-n_batches // max(1, min(resume.PARTS, int(work.flop / work.panels / max(LONG, 1)), n_batches)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +59,16 @@ class _Panel:
     per_study: np.ndarray
 
 
-def run(work: engine.Engine, wanted: sides.Wanted, limits: Limits, what: str, directory: pathlib.Path | None = None) -> Found:
+def run(work: engine.Engine, wanted: sides.Wanted, limits: Limits, what: str, kept: resume.Place | None = None) -> Found:
     """Returns what a pass finds; shapes, split and precision of `wanted` are filled in here.
 
     Args:
-        limits: of both sides. what: words for the progress bar.
-        directory: where finished parts are kept, and taken up when they are there; None keeps none.
-    Raises: StoreError: parts of another pass in `directory`.
+        work: as `resume.arranged` makes it, where parts are kept. limits: of both sides. what: words for the progress bar.
+        kept: where finished parts are kept, and taken up when they are there; None keeps none.
+    Raises: StoreError: parts of another pass there. StoppedError: after a part, see `stopping.check`.
     """
     wanted = work.shaped(wanted)
-    whole = functools.reduce(_merged, _panels(work, wanted, limits, what, directory))
+    whole = functools.reduce(_merged, _panels(work, wanted, limits, what, kept))
     ids = np.where(whole.place >= 0, work.studies.number.ravel()[np.maximum(whole.place, 0)], -1).astype(np.int32)
     if not wanted.studies:
         return Found(whole.per_image, np.zeros((wanted.blocks, wanted.study_answers + 1, 0), np.int32), ids, whole.score)
@@ -71,33 +88,33 @@ def check_seen(found: np.ndarray, expected: np.ndarray, side: str) -> None:
         )
 
 
-def _panels(work: engine.Engine, wanted: sides.Wanted, limits: Limits, what: str, directory: pathlib.Path | None) -> Iterator[_Panel]:
+def _panels(work: engine.Engine, wanted: sides.Wanted, limits: Limits, what: str, kept: resume.Place | None) -> Iterator[_Panel]:
     """Yields what each panel gives."""
     records = work.records
     peak = probe.bare(work.mesh, records.texts.shape[1], len(records.study_text), work.precision) if work.flop >= LONG else 0.0
-    identity = {} if directory is None else work.identity(wanted, limits)
+    identity = {} if kept is None else resume.identity_of(work, wanted, kept)
     for panel, columns in enumerate(work.each_panel(limits)):
         words = what if work.panels == 1 else f"{what} {panel + 1}/{work.panels}"
         parts = None
-        if directory is not None:
-            of_panel = identity | {"panel": [panel, work.panels]}
-            parts = resume.Parts(directory / f"panel-{panel:03d}", len(work.images.number), work.images.width, of_panel)
+        if kept is not None:
+            parts = resume.Parts(kept / f"panel-{panel:03d}", identity | {"panel": [panel, work.panels]}, work, wanted, limits, what)
         yield _counted(work, columns, wanted, limits, parts, words, peak)
 
 
 def _counted(work: engine.Engine, columns: sides.Studies, wanted: sides.Wanted, limits: Limits, parts: resume.Parts | None, what: str, peak: float) -> _Panel:
     """Returns what one panel gives: batch after batch, part after part."""
-    state, n_batches, number = work.empty(wanted), len(work.images.number), work.images.number
-    done, kept_state = ([], None) if parts is None else parts.finished()
-    state = state if kept_state is None else meshes.put(kept_state, state.sharding)
-    step = n_batches if parts is None else parts.batches
-    before = int((number[: min(len(done) * step, n_batches)] >= 0).sum())
-    flop = work.flop / work.panels / number.size
+    number, total = work.images.number.ravel(), work.images.number.size
+    done, sums, covered = ([], None, 0) if parts is None else parts.finished()
+    state = work.empty(wanted, sums)
+    step = total if parts is None else per_part(work) * work.images.width
+    before = int((number[:covered] >= 0).sum())
+    flop = work.flop / work.panels / total
     with progress.bar(len(work.records.images), what, "images", first=before) as shown:
         started, first = time.monotonic(), before
-        for index in range(len(done), -(-n_batches // step)):
+        for start in range(covered, total, step):
+            stop = min(start + step, total)
             found: dict[str, list[np.ndarray]] = {name: [] for name in sides.PerImage._fields}
-            for rows, batch, after in work.steps(columns, state, limits, wanted, slice(index * step, (index + 1) * step)):
+            for rows, batch, after in work.steps(columns, state, limits, wanted, (start, stop)):
                 for name, array in zip(sides.PerImage._fields, batch, strict=True):
                     found[name].append(array)
                 state = after
@@ -105,14 +122,14 @@ def _counted(work: engine.Engine, columns: sides.Studies, wanted: sides.Wanted, 
                 if peak:
                     rate = (shown.n - first) * flop / (time.monotonic() - started)
                     shown.set_postfix_str(f"{100 * rate / peak:.0f}% of the bare product", refresh=False)
-            done.append({name: np.concatenate(arrays) for name, arrays in found.items()})
+            done.append({name: np.concatenate(arrays)[: stop - start] for name, arrays in found.items()})
             if parts is not None:
-                parts.write(index, done[-1], meshes.to_host(state))
+                parts.write(len(done) - 1, done[-1], start, stop, work.counts_of(state) if wanted.studies else None)
     counts, score, place, settled = (_by_number(work, [part[name] for part in done]) for name in sides.PerImage._fields)
     left = np.flatnonzero(~settled)
     if len(left):
         _settle(work, columns, limits, wanted, left, score, place)
-    return _Panel(np.moveaxis(counts, 0, -1), score, place, meshes.to_host(state).sum(axis=0, dtype=np.int32))
+    return _Panel(np.moveaxis(counts, 0, -1), score, place, work.counts_of(state))
 
 
 def _settle(work: engine.Engine, columns: sides.Studies, limits: Limits, wanted: sides.Wanted, left: np.ndarray, score: np.ndarray, place: np.ndarray) -> None:

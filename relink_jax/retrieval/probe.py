@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from relink_jax.retrieval import arrange, engine, limits, product, sides, sweep
+from relink_jax.retrieval import arrange, engine, limits, product, shapes, sides
 from relink_jax.retrieval import layout as layouts
 from relink_jax.retrieval.counted import LABEL_MATCHED, Records
 from relink_jax.runtime import mesh as meshes
@@ -61,12 +61,8 @@ class Placed:
 
         0 where the backend does not tell.
         """
-        batch = self.work.batch(self.work.images.number[0], self.work.images.block[0], self.around)
-        step: Any = sweep.program(self.work.mesh, self.wanted)
-        told = step.lower(batch, self.columns, self.work.empty(self.wanted)).compile().memory_analysis()
-        if told is None:
-            return 0
-        return int(told.argument_size_in_bytes + told.output_size_in_bytes + told.temp_size_in_bytes - told.alias_size_in_bytes)
+        told = shapes.compiled(self.work, self.wanted)
+        return 0 if told is None else told.total
 
 
 @dataclasses.dataclass(frozen=True)

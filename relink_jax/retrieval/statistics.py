@@ -22,15 +22,17 @@ from jax.sharding import Mesh
 
 from relink_jax import errors
 from relink_jax.retrieval import layout as layouts
-from relink_jax.retrieval import packed, sides, streamed, sweep, toplists
+from relink_jax.retrieval import loop, packed, resume, sides, streamed, sweep, toplists
 from relink_jax.retrieval.counted import Records
 from relink_jax.retrieval.engine import Engine
+from relink_jax.retrieval.kept import Item, Kept
 from relink_jax.retrieval.product import product
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import progress
 from relink_jax.store.rows import RowSource, blocks
 
 _WHERE = "statistics over a bank"
+_ARRAYS = ("mean", "variance", "logsumexp", "top_id", "top_score")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +116,8 @@ def over_bank(
     offset: np.ndarray | None = None,
     layout: layouts.Layout = layouts.DEFAULT,
     what: str = "bank statistics",
+    kept: Kept | None = None,
+    label: str = "statistics",
 ) -> Statistics:
     """Returns statistics of every candidate over all rows of a bank.
 
@@ -126,18 +130,46 @@ def over_bank(
         offset: [B], added to the scores of each bank row in the log sums alone; rounded to float32.
         layout: of the pass; its split is not asked, the devices share the candidates.
         what: words for the progress bar.
+        kept: where the statistics are kept under `label`, unless they cost very little, and parts of a long pass until then; None keeps nothing.
+            They depend on its identity alone, so the rows must follow from that.
     Raises: DataError: no rows on a side, or rows of unlike widths. UsageError: a temperature or `top_k` out of range, or a layout that
-        does not fit the devices' memory.
+        does not fit the devices' memory. StoreError, StoppedError: see `resume`.
     """
     _check(candidates, bank, temperatures, top_k, offset)
+    number = np.arange(len(bank), dtype=np.int32)
+    records = Records(candidates, np.zeros(len(candidates), np.int32), bank, number, number, {})
+    shelf = loop.worth(records, kept, brief=True) if len(temperatures) or top_k else None
+    if shelf is None:
+        return _made(records, mesh, temperatures, top_k, offset, layout, what, None)
+    parts = loop.worth(records, shelf.parts(label))
+
+    def made() -> Item:
+        found = _made(records, mesh, temperatures, top_k, offset, layout, what, parts)
+        return Item({name: getattr(found, name) for name in _ARRAYS}, {})
+
+    asked = {"temperatures": list(map(float, temperatures)), "top_k": top_k}
+    return Statistics(size=len(bank), temperatures=tuple(temperatures), **shelf.once(label, made, asked).arrays)
+
+
+def _made(
+    records: Records,
+    mesh: Mesh,
+    temperatures: Sequence[float],
+    top_k: int,
+    offset: np.ndarray | None,
+    layout: layouts.Layout,
+    what: str,
+    kept: resume.Place | None,
+) -> Statistics:
+    """Returns what `over_bank` does of candidates that are the records' images, and a bank that is their texts."""
+    candidates, bank = records.images, records.texts
     mean, variance = _moments(candidates, bank)
     n, rates = len(candidates), 1 / np.asarray(temperatures, np.float64)
     logsumexp = np.full((n, len(rates)), -np.inf)
     lists = np.full((n, top_k), -np.inf, np.float32), np.full((n, top_k), -1, np.int32)
     if len(rates) or top_k:
-        number = np.arange(len(bank), dtype=np.int32)
-        work = streamed.engine(Records(candidates, np.zeros(n, np.int32), bank, number, number, {}), mesh, layout, top_k)
-        lists = _pass(work, rates, logsumexp, lists, offset, what)
+        work = streamed.engine(records, mesh, layout, top_k, kept=kept, what=what)
+        lists = _pass(work, rates, logsumexp, lists, offset, what, kept)
     return Statistics(len(bank), mean, variance, tuple(temperatures), logsumexp, lists[1], lists[0])
 
 
@@ -177,7 +209,13 @@ def _moments(candidates: RowSource, bank: RowSource) -> tuple[np.ndarray, np.nda
 
 
 def _pass(
-    work: Engine, rates: np.ndarray, logsumexp: np.ndarray, lists: tuple[np.ndarray, np.ndarray], offset: np.ndarray | None, what: str
+    work: Engine,
+    rates: np.ndarray,
+    logsumexp: np.ndarray,
+    lists: tuple[np.ndarray, np.ndarray],
+    offset: np.ndarray | None,
+    what: str,
+    kept: resume.Place | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fills in `logsumexp` [C, H] and returns the lists of scores and bank rows [C, k]."""
     k = lists[0].shape[1]
@@ -186,11 +224,12 @@ def _pass(
     if offset is not None:
         around = dataclasses.replace(around, study_low=-offset.astype(np.float32))
     with progress.bar(len(work.records.images) * work.panels, what, "candidates") as shown:
-        for columns in streamed.panels(work, around):
+        for panel, columns in enumerate(streamed.panels(work, around)):
             score, place = (np.empty_like(array) for array in lists)
             left = []
             one = functools.partial(step, work.mesh, asked, columns, rates.astype(np.float32))
-            for number, found in streamed.batches(work, work.images.number, one):
+            held = streamed.parts(work, kept, panel, {"rates": rates.tolist(), **dataclasses.asdict(asked)}, what, around)
+            for number, found in streamed.passed(work, Found, one, held):
                 real = number >= 0
                 rows = number[real]
                 logsumexp[rows] = np.logaddexp(logsumexp[rows], _joined(found.greatest[real], found.sums[real], rates))
@@ -202,8 +241,8 @@ def _pass(
     return lists
 
 
-def step(mesh: Mesh, asked: Asked, columns: sides.Studies, rates: np.ndarray, images: sides.Images) -> Found:
-    """Dispatches one batch of candidates against the bank rows of a panel; `rates` float32 [H] are 1 / temperature."""
+def step(mesh: Mesh, asked: Asked, columns: sides.Studies, rates: np.ndarray, _: np.ndarray, images: sides.Images) -> Found:
+    """Dispatches one batch of candidates, whatever their numbers, against the bank rows of a panel; `rates` float32 [H] are 1 / temperature."""
     return _program(mesh, asked)(images, columns, rates)
 
 

@@ -7,20 +7,20 @@ alone, own-text duplicates as ties, thresholds with the bits of the tiles, whate
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from relink_jax import errors
 from relink_jax.retrieval import layout as layouts
-from relink_jax.retrieval import limits, loop, packed, sides, streamed, tally
+from relink_jax.retrieval import limits, loop, packed, resume, sides, streamed, tally
 from relink_jax.retrieval.counted import Records, StratumCounts
-from relink_jax.retrieval.engine import Engine, lagging
+from relink_jax.retrieval.engine import Engine
 from relink_jax.retrieval.product import product
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import progress
@@ -39,22 +39,38 @@ class TierRows(Protocol):
         """Returns the rows of query codes [n], int8 [n, C]: the tier of each candidate code, -1 for none."""
 
 
+class _Found(NamedTuple):
+    """Of R images: counts int32 [R, 2 n_tiers + 1], see `_program`, and from the host, with the first panel, M and duplicates of each tier int64 [R, n_tiers]."""
+
+    counted: Any
+    sizes: Any
+    twins: Any
+
+
 def count(
-    records: Records, code: np.ndarray, tiers: TierRows, n_tiers: int, *, mesh: Mesh, layout: layouts.Layout = layouts.DEFAULT, what: str = "count tiers"
+    records: Records,
+    code: np.ndarray,
+    tiers: TierRows,
+    n_tiers: int,
+    *,
+    mesh: Mesh,
+    layout: layouts.Layout = layouts.DEFAULT,
+    what: str = "count tiers",
+    kept: resume.Place | None = None,
 ) -> list[StratumCounts]:
     """Returns M, g and t of image queries among other patients' candidates of each tier, one `StratumCounts` per tier; tiers are disjoint.
 
     Args:
         records: its codes and blocks are not asked.
         code: int32 [S], label code of each study in [0, C); -1 neither asks nor answers.
-        n_tiers: tiers 0 .. n_tiers - 1 are counted. what: words for the progress bar.
+        n_tiers: tiers 0 .. n_tiers - 1 are counted. what: words for the progress bar. kept: where finished parts are kept; None keeps none.
     Raises: DataError: codes beyond the matrix. UsageError: a layout that does not fit the devices' memory. UnsoundError: a tile did not hold
         the scores of the true pairs bit for bit.
     """
     if len(code) != len(records.study_text) or code.max(initial=-1) >= tiers.shape[0] or tiers.shape[0] != tiers.shape[1]:
         expected = f"a code for each of {len(records.study_text)} studies, below the {tiers.shape[0]} of a square matrix"
         raise errors.DataError(errors.describe("label codes", "tiers", expected, f"{len(code)}, the largest {code.max(initial=-1)}"))
-    work = streamed.engine(records, mesh, dataclasses.replace(layout, kernel=layouts.NEVER))
+    work = streamed.engine(records, mesh, layout, kept=kept, what=what)
     own = work.own_scores(sides.Wanted(codes=0, near=False, studies=False, k=0))
     work.records = dataclasses.replace(work.records, codes={"tier": code.astype(np.int32)})
     around = limits.exact(own, records.image_study, len(records.study_text))
@@ -63,11 +79,12 @@ def count(
     M, twins = (np.zeros((n_tiers, len(own)), np.int64) for _ in range(2))
     with progress.bar(len(own) * work.panels, what, "images") as shown:
         for panel, columns in enumerate(streamed.panels(work, around)):
-            for number, rows, counted in _batches(work, columns, around, host):
+            held = streamed.parts(work, kept, panel, {"tiers": n_tiers}, what, around)
+            for number, part in streamed.passed(work, _Found, host.step(work, columns, first=not panel), held, around):
                 real = number >= 0
-                found[:, number[real]] += counted[:, real]
+                found[:, number[real]] += part.counted[real].T
                 if not panel:
-                    M[:, number[real]], twins[:, number[real]] = host.sizes(number[real], rows[real])
+                    M[:, number[real]], twins[:, number[real]] = part.sizes[real].T, part.twins[real].T
                 shown.update(int(real.sum()))
     loop.check_seen(found[-1], np.ones(len(own)), "images")
     return [StratumCounts(M[tier], found[2 * tier], found[2 * tier + 1] - found[2 * tier] + twins[tier]) for tier in range(n_tiers)]
@@ -110,6 +127,20 @@ class _Host:
         both = np.unique(key.astype(np.int64) * (int(records.study_text.max()) + 1) + records.study_text, return_inverse=True)[1]
         self._key, self._text, self._both = (_Cells.of(group, code, span) for group in (key, records.study_text, both))
 
+    def step(self, work: Engine, columns: sides.Studies, first: bool) -> Callable[[np.ndarray, sides.Images], _Found]:
+        """Returns what dispatches a batch of image numbers [R] against one panel, the `first` with what the host knows."""
+        program, shared = _program(work.mesh, self.n_tiers), meshes.split(work.mesh, 0)
+
+        def one(number: np.ndarray, images: sides.Images) -> _Found:
+            rows, real = self.rows(number), number >= 0
+            counted = program(images, columns, meshes.put(rows, shared))
+            sizes, twins = (np.zeros((len(number), self.n_tiers if first else 0), np.int64) for _ in range(2))
+            if first:
+                sizes[real], twins[real] = (part.T for part in self.sizes(number[real], rows[real]))
+            return _Found(counted, sizes, twins)
+
+        return one
+
     def rows(self, number: np.ndarray) -> np.ndarray:
         """Returns the tier rows of images `number` [R], int8 [R, C]; -1 throughout for no image, and for an image without a code."""
         code = np.where(number >= 0, self._code[self._study[np.maximum(number, 0)]], -1)
@@ -130,25 +161,12 @@ class _Host:
         return whole - key, text - both
 
 
-def _batches(work: Engine, columns: sides.Studies, around: limits.Limits, host: _Host) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields (number [R], tier rows [R, C], counts int32 [2 n_tiers + 1, R]) of every batch of images against the studies of one panel."""
-    step, shared = _program(work.mesh, host.n_tiers), meshes.split(work.mesh, 0)
-
-    def dispatched() -> Iterator[tuple[np.ndarray, np.ndarray, jax.Array]]:
-        for number, block in zip(work.images.number, work.images.block, strict=True):
-            rows = host.rows(number)
-            yield number, rows, step(work.batch(number, block, around), columns, meshes.put(rows, shared))
-
-    for number, rows, counted in lagging(dispatched()):
-        yield number, rows, np.asarray(counted)
-
-
 @functools.lru_cache(maxsize=8)
 def _program(mesh: Mesh, n_tiers: int) -> Callable[..., jax.Array]:
-    """Returns jitted f(images, studies, tier rows int8 [R, C]) -> int32 [2 n_tiers + 1, R]: above and reached of each tier, and true pairs met."""
+    """Returns jitted f(images, studies, tier rows int8 [R, C]) -> int32 [R, 2 n_tiers + 1]: above and reached of each tier, and true pairs met."""
     local = functools.partial(_local, n_tiers=n_tiers)
     given = (streamed.IMAGES, streamed.WHOLE, streamed.ROWS)
-    shared = jax.shard_map(local, mesh=mesh, in_specs=given, out_specs=PartitionSpec(None, meshes.DATA), check_vma=False)
+    shared = jax.shard_map(local, mesh=mesh, in_specs=given, out_specs=streamed.ROWS, check_vma=False)
     return jax.jit(shared, out_shardings=meshes.replicated(mesh))
 
 
@@ -168,4 +186,4 @@ def _local(images: sides.Images, studies: sides.Studies, rows: jax.Array, *, n_t
         summed = packed.sums([word.reshape(n, -1, packed.GROUP) for word in words], axis=2)
         return counted + jnp.stack(packed.sums(packed.unpack(summed, len(answers)), axis=1)), None
 
-    return lax.scan(one_tile, jnp.zeros((2 * n_tiers + 1, n), jnp.int32), studies)[0]
+    return lax.scan(one_tile, jnp.zeros((2 * n_tiers + 1, n), jnp.int32), studies)[0].T

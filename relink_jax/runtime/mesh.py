@@ -1,19 +1,23 @@
 """The only constructor of device meshes.
 
 Design note: axis types are spelled out because jax 0.10 changed the default of a bare `make_mesh`; every room takes the
-mesh as an argument and none builds its own.
+mesh as an argument and none builds its own. Work that one of several processes does by itself is done inside `alone`, where the
+same calls give meshes of its own devices and wait for nobody.
 """
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from relink_jax import errors
+from relink_jax.runtime import logs
 
 DATA = "data"
+_alone = [0]
 
 
 def share_cpu() -> None:
@@ -26,12 +30,34 @@ def share_cpu() -> None:
             jax.config.update("jax_num_cpu_devices", 2)
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process works without the others: `processes` is 1, and `make_mesh` takes its own devices."""
+    _alone[0] += 1
+    try:
+        yield
+    finally:
+        _alone[0] -= 1
+
+
+def processes() -> int:
+    """Returns how many processes work together here: all of the command, 1 inside `alone`."""
+    return 1 if _alone[0] else jax.process_count()
+
+
+def local_mesh() -> Mesh:
+    """Returns a mesh of this process's own devices."""
+    with alone():
+        return make_mesh()
+
+
 def make_mesh(n_devices: int | None = None) -> Mesh:
-    """Returns a 1-D mesh with axis 'data' over the first `n_devices` devices of all processes (default: all).
+    """Returns a 1-D mesh with axis 'data' over the first `n_devices` devices (default: all) of all processes, inside `alone` of this one.
 
     Raises: UsageError: more devices asked for than there are.
     """
-    devices = jax.devices()
+    devices = jax.local_devices() if _alone[0] else jax.devices()
+    logs.devices(devices[0].device_kind, jax.local_device_count(), jax.device_count())
     count = len(devices) if n_devices is None else n_devices
     if not 1 <= count <= len(devices):
         raise errors.UsageError(errors.describe("device count", "mesh", f"1 to {len(devices)} devices", str(count)))
@@ -73,8 +99,8 @@ def to_host(array: jax.Array) -> np.ndarray:
 
 
 def agreed(value: int) -> int:
-    """Returns what process 0 passes, on every process, once all have come here."""
-    if jax.process_count() == 1:
+    """Returns what process 0 passes, on every process, once all have come here; the value itself inside `alone`."""
+    if processes() == 1:
         return value
     from jax.experimental import multihost_utils
 
@@ -82,12 +108,21 @@ def agreed(value: int) -> int:
 
 
 def bytes_from_first(content: bytes) -> bytes:
-    """Returns the bytes of process 0, of one length everywhere; the content itself with one process."""
-    if jax.process_count() == 1:
+    """Returns the bytes of process 0, of one length everywhere; the content itself with one process or inside `alone`."""
+    if processes() == 1:
         return content
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.broadcast_one_to_all(np.frombuffer(content, np.uint8))).tobytes()
+
+
+def gathered(value: int) -> list[int]:
+    """Returns what every process passes, in the order of processes, once all have come here; the value alone inside `alone`."""
+    if processes() == 1:
+        return [value]
+    from jax.experimental import multihost_utils
+
+    return [int(one) for one in np.asarray(multihost_utils.process_allgather(np.int32(value))).ravel()]
 
 
 def padded(n: int, multiple: int) -> int:

@@ -16,7 +16,7 @@ from relink_jax.privacy import clipping, training
 from relink_jax.privacy import design as designs
 from relink_jax.privacy import ledger as ledgers
 from relink_jax.privacy.empirical import configured
-from relink_jax.stages import context
+from relink_jax.stages import context, embedded
 from relink_jax.stages import heads as heads_stage
 
 CANARIES = 500
@@ -32,7 +32,7 @@ def run(config: config_lib.RunConfig, workdir: str, n_canaries: int, seed: int) 
         raise errors.UsageError(errors.describe("nothing to audit", "config field 'mitigate'", f"one of models {list(config.models)}", "''"))
     with context.opened(config, workdir) as found:
         heads_stage.check_converted(found, config.mitigate)
-        given = heads_stage.prepared(config, found, context.load_cohort(found), ARM)
+        given = heads_stage.prepared(config, found, embedded.load_cohort(found), ARM)
         made = designs.design(given.options, int(given.units.max()) + 1)
         if made.mechanism.noise_stddev == 0:
             raise errors.UsageError(errors.describe("mechanism without noise", "the configuration", "a positive noise multiplier", "0"))

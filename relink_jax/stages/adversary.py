@@ -6,7 +6,6 @@ audited people aside for him.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from relink_jax.audit import holdings
 from relink_jax.audit import inputs as inputs_lib
 from relink_jax.audit.attacks import base
 from relink_jax.cohort import near_text, schema
+from relink_jax.retrieval.kept import Kept
 from relink_jax.stages import context, ensembles
 from relink_jax.store import workdir as workdir_lib
 from relink_jax.store.rows import RowSource, select
@@ -78,16 +78,17 @@ def auxiliary(config: config_lib.RunConfig, cohort: schema.Cohort, audited: sche
 class Attacker:
     """What the attacker of one model and evaluation set holds, whatever heads are attacked.
 
-    Args: people: the audited. aside: whose pairs he holds, None to let the audit set some aside.
+    Args:
+        people: the audited. aside: whose pairs he holds, None to let the audit set some aside.
+        kept: where what his attacks find that does not depend on the heads is kept.
     """
 
     def __init__(
-        self, config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, model: str, people: People, aside: People | None
+        self, config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, model: str, people: People, aside: People | None, kept: Kept
     ) -> None:
         self._config, self._found, self._cohort, self._model = config, found, cohort, model
-        self._people, self._aside = people, aside
+        self._people, self._aside, self._kept = people, aside, kept
         self._features: dict[str, np.ndarray] | None = None
-        self._kept: dict[str, Any] = {}  # passes that do not depend on the heads
 
     def holding(self, arm: str, audited: inputs_lib.AuditInputs, images: RowSource, texts: RowSource) -> holdings.Holding:
         """Returns what he holds against `audited`, made from `images` and `texts`, the embeddings of the whole cohort by one arm's heads."""

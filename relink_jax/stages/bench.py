@@ -21,7 +21,18 @@ from relink_jax.retrieval import peers as contestants
 from relink_jax.retrieval import product
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import progress
-from relink_jax.stages import bench_attacks, bench_cohort, bench_curve, bench_embed, bench_growth, bench_heads, bench_profile, bench_retrieval
+from relink_jax.stages import (
+    bench_attacks,
+    bench_cohort,
+    bench_curve,
+    bench_embed,
+    bench_faults,
+    bench_growth,
+    bench_heads,
+    bench_profile,
+    bench_retrieval,
+    bench_soak,
+)
 from relink_jax.store import files
 
 SUBJECTS = {
@@ -33,6 +44,8 @@ SUBJECTS = {
     "profile": ("candidates", "dim", "k", "queries"),
     "cohort": ("images", "side", "short_side"),
     "attacks": ("candidates", "dim", "pairs"),
+    "faults": ("only", "tries", "seed"),
+    "soak": ("minutes", "seed"),
 }  # and the flags of each besides --rounds and --json
 _ROUNDS, _GROWTH_ROUNDS, _BATCH, _HEADS_BATCH = 7, 5, 32, 1024
 _CANDIDATES, _DIM, _K = (29296, 43793, bench_retrieval.FULL), (512,), (10, 100)
@@ -70,9 +83,13 @@ def run(
     short_side: str = "",
     pairs: str = "",
     plot: str = "",
+    only: str = "",
+    tries: str = "",
+    minutes: str = "",
+    seed: str = "",
     json: str = "",
 ) -> Bench:
-    """Times `embed`, `retrieval`, `curve`, `heads`, `growth`, `profile`, `cohort` or `attacks`; compilation is not timed.
+    """Times `embed`, `retrieval`, `curve`, `heads`, `growth`, `profile`, `cohort` or `attacks`, compilation not timed; or tries `faults`, or a `soak`.
 
     Args:
         model, batch: of embed: a packaged or published name (default: the packaged ones), and rows per call; batch of heads: records of a step.
@@ -83,10 +100,11 @@ def run(
         images, side, short_side: of cohort: synthetic radiographs, their side in pixels, and that of a resize (0: none).
         candidates, queries: of curve: one number each (default: 43,793).
         candidates, dim, pairs: of attacks: one each; auxiliary pairs of the attacker.
+        only, tries, seed: of faults: their names or families, tries of each, and what draws them; minutes, seed: of soak.
         plot, json: files for the picture (growth) and the figures; empty writes none.
 
     Raises: UsageError: another subject, a flag of another subject, an unknown name, sizes that are not positive, or no torch for embed.
-        UnsoundError: a pass that counts wrongly.
+        UnsoundError: a pass that counts wrongly, or runs that do not end alike, so that faults cannot be judged.
     """
     config.validate()
     subject = " ".join(words)
@@ -94,6 +112,7 @@ def run(
         raise errors.UsageError(errors.describe("what to measure", "'relink bench'", " or ".join(SUBJECTS), repr(subject)) + errors.suggest(subject, SUBJECTS))
     given = {"model": model or "", "batch": batch, "candidates": candidates, "dim": dim, "k": k, "queries": queries, "precision": precision, "form": form}
     given |= {"images": images, "side": side, "short_side": short_side, "pairs": pairs}
+    given |= {"only": only, "tries": tries, "minutes": minutes, "seed": seed}
     _check_flags(subject, [*(name for name, value in given.items() if value), *["peers"] * (peers is not None), *["plot"] * bool(plot)])
     n_rounds = _one("rounds", rounds, {"growth": _GROWTH_ROUNDS, "attacks": _ATTACK_ROUNDS}.get(subject, _ROUNDS))
     if subject == "embed":
@@ -112,6 +131,12 @@ def run(
         attacked = _one("candidates", candidates, _ATTACKED), _one("dim", dim, _DIM[0]), _one("pairs", pairs, _PAIRS)
         costs = bench_attacks.measure(*attacked, n_rounds)
         made = Bench(bench_attacks.table(costs), costs.values())
+    elif subject == "faults":
+        tallies = bench_faults.measure(only.split(",") if only else (), _one("tries", tries, bench_faults.TRIES), _one("seed", seed, 1))
+        made = Bench(bench_faults.table(tallies, _where()), bench_faults.values(tallies, _where()))
+    elif subject == "soak":
+        soaked = bench_soak.measure(_one("minutes", minutes, bench_soak.MINUTES), _one("seed", seed, 1))
+        made = Bench(bench_soak.table(soaked, _where()), bench_soak.values(soaked, _where()))
     elif subject == "profile":
         made = _profile(_one("candidates", candidates, _CURVE), _one("dim", dim, _DIM[0]), _one("k", k, _K[0]), _one("queries", queries, 0))
     else:

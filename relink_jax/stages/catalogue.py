@@ -10,9 +10,11 @@ from typing import Any
 
 from relink_jax import config as config_lib
 from relink_jax.encoders import published
-from relink_jax.stages import notes
+from relink_jax.stages import launch_words, notes
 
-EXIT_CODES = "0 done, 2 usage, 65 bad data, 70 internal or failed self-check, 74 store damaged or foreign, 75 resumable stop"
+EXIT_CODES = (
+    "0 done, 2 usage or cluster, 65 bad data, 70 internal, failed self-check or stuck, 74 store damaged, foreign or full, 75 resumable stop; 134 a peer died"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,13 @@ class Alias:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What `--help` says about one stage."""
+    """What `--help` says about one stage, and how it is run.
+
+    Attributes:
+        logged: whether processes keep a log in the workdir; not where the stage only looks at it.
+        safe_points: first words with which the stage stops at safe points when asked, '' for none given; with others it stops at once.
+        main: name of its module in launch, where that is not the stage's.
+    """
 
     summary: str
     sections: tuple[str, ...]
@@ -36,6 +44,9 @@ class Stage:
     positional: str = ""
     needs_workdir: bool = True
     notes: str = ""
+    safe_points: tuple[str, ...] = ()
+    logged: bool = True
+    main: str = ""
 
 
 _PATIENTS = Alias("patients", "cohort.phantom.n_patients", "patients of the synthetic cohort")
@@ -51,6 +62,7 @@ def _names(names: Iterable[str]) -> str:
 
 
 _MODEL = Alias("model", "", "only this one of the run's models, for this command")
+_ALWAYS = ("",)
 STAGES = {
     "demo": Stage(
         "the whole road on the embedded synthetic cohort: audit, mitigation, price, page",
@@ -58,19 +70,46 @@ STAGES = {
         "relink demo --workdir=out",
         (_PATIENTS,),
         notes=notes.ROAD,
+        safe_points=_ALWAYS,
+    ),
+    "sweep": Stage(
+        "a grid of models, heads, pool sizes and strata: plan it, run or submit what is missing of it, put every figure in one table",
+        ("models", "mitigate", "arms", "audit.pool_sizes", "audit.strata"),
+        "relink sweep run --models=phantom-2-reports,phantom-3-specialist --heads=original,dp --workdir=sweep",
+        (
+            Alias("models", "", "models, a job and a workdir ROOT/MODEL each (default: the config's)"),
+            Alias("heads", "", f"kinds of heads, of {', '.join(config_lib.ARMS)}; the original is always measured (default: the config's arms)"),
+            Alias("mitigate", "", "models whose other heads are trained (default: all with --heads, else the config's); empty for none"),
+            Alias("pools", "", "pool sizes, and 'full' for all candidates (default: the config's and full)"),
+            Alias("strata", "", "other_patient, label_matched and further hard negatives (default: those and the config's)"),
+            Alias("images", "", "plan: images, before there is a cohort that says it"),
+            Alias("studies", "", "plan: studies, before there is a cohort that says it"),
+            Alias("submit", "", "submit: the scheduler's command, to which each job's own words are added"),
+            Alias("again", "", "submit: also what was submitted before", boolean=True),
+            Alias("dry_run", "", "submit: print the commands, submit nothing", boolean=True),
+            Alias("csv", "", "run, table: file for every cell's figure as CSV"),
+        ),
+        positional="[plan | run | submit | table]",
+        notes=notes.SWEEP,
+        safe_points=("run",),
     ),
     "plan": Stage(
-        "what a run will cost before it starts: memory, FLOPs, disk, epsilon",
-        ("cohort", "embed", "audit", "heads"),
+        "what a run will cost before it starts, and whether it fits here: memory, FLOPs, time, disk, epsilon",
+        ("models", "cohort", "embed", "audit", "heads"),
         "relink plan audit --images=406241 --studies=406241 --dim=512",
         (
-            Alias("images", "", "query images Q (default: the synthetic cohort's size)"),
-            Alias("studies", "", "candidate studies S (default: the synthetic cohort's size)"),
-            Alias("dim", "", "embedding width D (default: the model's)"),
-            Alias("model", "", "packaged or published model that is planned (default: the packaged ones, which share one geometry)"),
+            Alias("images", "", "query images Q (default: the workdir's cohort, else the synthetic one's size)"),
+            Alias("studies", "", "candidate studies S (default: likewise)"),
+            Alias("dim", "", "embedding width D (default: the models')"),
+            Alias("model", "", "only this one: a model of the run, packaged or published (default: every model of the run)"),
+            Alias("timed", "", "time a few tiles, batches and steps on this device (default); --notimed leaves it out", boolean=True),
+            _EMBEDDINGS,
         ),
         positional="[audit] [embed] [heads]",
         needs_workdir=False,
+        logged=False,
+        notes="with --workdir=DIR of a run the sizes are those of its cohort, read without its lock and without writing; a plan that does not fit "
+        "is printed on stderr and ends with 2 (memory: the line says which setting to change) or 74 (disk); stages print a short form first",
     ),
     "cohort": Stage(
         "read archives or a pairs table into a cohort, or check them, count them, write synthetic ones, build records, purge",
@@ -113,10 +152,14 @@ STAGES = {
             Alias("to", "", "hf: write a model with its heads back into the published layout instead of converting"),
             Alias("arm", "", "with --to, the heads: original, random, dp or noise_only (default dp)"),
         ),
-        notes=f"{notes.CHECKPOINT}\n\npublished models, with what each needs and has seen in BUILD.md:\n{_names(published.MODELS)}",
+        notes=f"{notes.CHECKPOINT}\n\npublished models, with what each needs and has seen in docs/models.md:\n{_names(published.MODELS)}",
     ),
     "embed": Stage(
-        "encode images and unique report texts with the frozen towers", ("embed",), "relink embed --model=phantom-3-specialist --workdir=out", (_MODEL,)
+        "encode images and unique report texts with the frozen towers",
+        ("embed",),
+        "relink embed --model=phantom-3-specialist --workdir=out",
+        (_MODEL,),
+        safe_points=_ALWAYS,
     ),
     "audit": Stage(
         "measure linkage: exact counts, Recall@k at every pool size, intervals",
@@ -125,19 +168,23 @@ STAGES = {
         (
             _MODEL,
             _EMBEDDINGS,
+            Alias("again", "", "audit again even where the results of the same audit are there", boolean=True),
         ),
         notes=notes.EMBEDDINGS,
+        safe_points=_ALWAYS,
     ),
     "heads": Stage(
         "train mitigated projection heads with DP-SGD, with their privacy ledger",
         ("mitigate", "arms", "heads"),
         "relink heads --config.heads.mechanism.target_epsilon=1.0 --workdir=out",
+        safe_points=_ALWAYS,
     ),
     "probe": Stage(
         "price the mitigation: linear probes of images and reports, zero-shot and label retrieval, on every arm",
         ("probe", "heads.train_site", "audit.label_policy", "audit.level", "audit.seed"),
         "relink probe --workdir=out",
         notes="fitted on splits train and validate of heads.train_site, scored on every set that was audited; of an ensemble, on its embeddings only",
+        safe_points=_ALWAYS,
     ),
     "controls": Stage(
         "put the mitigation beside its controls: noise alone, rotation, fine-tuning, coarser embeddings, other epsilons",
@@ -173,7 +220,7 @@ STAGES = {
         notes=notes.ACCOUNTANTS,
     ),
     "bench": Stage(
-        "print speed as ratios: our towers against torch's, the counting pass against the bare matrix product and its peers, how it grows and where its time goes, the curve",
+        "print speed as ratios: our towers against torch's, the counting pass against the bare matrix product and its peers, how it grows and where its time goes, the curve; or try faults and a soak",
         (),
         "relink bench retrieval --candidates=43793 --dim=512 --k=10,100",
         (
@@ -202,12 +249,25 @@ STAGES = {
             Alias("side", "", "cohort: their side in pixels (default 256)"),
             Alias("short_side", "", "cohort: side of a resize, for one row more (default none)"),
             Alias("pairs", "", "attacks: auxiliary pairs of the attacker (default 2000)"),
+            Alias("only", "", "faults: names or families of faults, commas between (default all)"),
+            Alias("tries", "", "faults: random tries of each (default 3)"),
+            Alias("minutes", "", "soak: for how long (default 10)"),
+            Alias("seed", "", "faults, soak: a whole number of at least 1 that draws them (default 1)"),
             Alias("plot", "", "growth: file for the picture, a PNG with a panel for each thing varied"),
             Alias("json", "", "file for the same figures as JSON"),
         ),
-        positional="embed | retrieval | curve | heads | growth | profile | cohort | attacks",
+        positional="embed | retrieval | curve | heads | growth | profile | cohort | attacks | faults | soak",
         needs_workdir=False,
         notes=notes.BENCH,
+        safe_points=("soak",),
+    ),
+    "cluster": Stage(
+        "what this command sees of its cluster: processes, devices, a sum over all of them, and with --workdir whether all share it",
+        (),
+        "relink cluster --expect_devices=16 --workdir=out",
+        needs_workdir=False,
+        notes=launch_words.CLUSTER,
+        main="cluster_view",
     ),
     "report": Stage(
         "write the page and its one-page summary from the results files, or check them; or put several runs on one page",
@@ -248,6 +308,12 @@ def stage_help(stage: str, configs: Sequence[str]) -> str:
     for alias in described.aliases:
         same = f" (same as --config.{alias.path})" if alias.path else ""
         flags.append((f"--{alias.flag}" + ("" if alias.boolean else "=VALUE"), alias.help + same))
+    if stage == "cluster":
+        flags += [("--workdir=DIR", "directory that all processes must share"), *((f"--{name}=VALUE", text) for name, text in launch_words.LAUNCH.items())]
+    else:
+        flags.append(
+            ("--cluster=... and others", "several processes, stop signals, watchdog, compile cache: 'relink cluster --help' lists these flags of every stage")
+        )
     lines = [f"relink {stage}: {described.summary}", "", " ".join(f"usage: relink {stage} {described.positional} [flags]".split()), "", "flags:"]
     lines += [f"  {name:<24} {text}" for name, text in flags]
     sections = tuple(f"{section}." for section in described.sections)

@@ -14,6 +14,7 @@ from relink_jax.cohort.problems import Problem
 from relink_jax.runtime import progress
 from relink_jax.stages import cohort_sources, context
 from relink_jax.store import files, tables
+from relink_jax.store import workdir as workdir_lib
 
 _LIMIT = 20
 
@@ -60,21 +61,24 @@ def report(config: config_lib.RunConfig, workdir: str, *, csv: str = "", json: s
     return "\n\n".join([made.text(), *told])
 
 
-def build(config: config_lib.RunConfig, workdir: str, *, short_side: str = "", shard_rows: str = "", workers: str = "", beam: str | None = None) -> str:
+def build(config: config_lib.RunConfig, workdir: str, *, short_side: str = "", shard_rows: str = "", workers: str = "", beam: str | None = None) -> str | None:
     """Builds the workdir's cohort into records, going on where an earlier build stopped, and returns what is there.
+
+    Returns None on a process that waited for process 0.
 
     Raises: UsageError: sizes that are no numbers, or Beam options without Beam; StoreError, DataError: see `record_shards.build`.
     """
     defaults = examples.Settings()
-    with context.opened(config, workdir) as found:
-        cohort = context.load_cohort(found)
-        settings = examples.Settings(
-            short_side=_number("short_side", short_side, defaults.short_side), shard_rows=_number("shard_rows", shard_rows, defaults.shard_rows)
-        )
-        job = record_shards.Build(record_shards.Source(found.cohort, cohort.image_roots), settings, found.root / context.RECORDS)
-        with progress.bar(len(cohort.image_key), "build records", "images") as bar:
-            processes = _number("workers", workers, 0)
-            made = record_shards.build(job, processes=processes, advanced=bar.update) if beam is None else beam_lib.build(job, shlex.split(beam))
+    side, rows = _number("short_side", short_side, defaults.short_side), _number("shard_rows", shard_rows, defaults.shard_rows)
+    settings, processes = examples.Settings(short_side=side, shard_rows=rows), _number("workers", workers, 0)
+    return context.led(config, workdir, "cohort build", lambda found: _built(found, settings, processes, beam))
+
+
+def _built(found: workdir_lib.Workdir, settings: examples.Settings, processes: int, beam: str | None) -> str:
+    cohort = context.load_cohort(found)
+    job = record_shards.Build(record_shards.Source(found.cohort, cohort.image_roots), settings, found.root / context.RECORDS)
+    with progress.bar(len(cohort.image_key), "build records", "images") as bar:
+        made = record_shards.build(job, processes=processes, advanced=bar.update) if beam is None else beam_lib.build(job, shlex.split(beam))
     size = sum(shard["bytes"] for shard in made["shards"])
     lines = [f"records of cohort {cohort.name!r}: {made['records']:,} images in {len(made['shards'])} shards, {size / 2**20:,.1f} MiB, every image once"]
     lines += [f"  {count:>9,}  {what}" for what, count in made["decisions"].items()]

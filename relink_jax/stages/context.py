@@ -7,7 +7,7 @@ import math
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -17,11 +17,12 @@ from relink_jax import config as config_lib
 from relink_jax.cohort import schema
 from relink_jax.privacy import ledger as ledger_lib
 from relink_jax.runtime import progress
-from relink_jax.stages import ensembles
+from relink_jax.stages import ensembles, together
 from relink_jax.store import digests, files, restricted, shards
 from relink_jax.store import workdir as workdir_lib
 from relink_jax.store.rows import Rows, RowSource
 
+T = TypeVar("T")
 NOISE_ONLY = "noise_only"
 SOURCE = "source.json"  # of a cohort: where its images lie, and the digests of the tables it was read from
 RECORDS = "records"  # directory of the cohort's images as records
@@ -36,8 +37,28 @@ _project = jax.jit(heads.project)
 def opened(config: config_lib.RunConfig, workdir: str | pathlib.Path) -> Iterator[workdir_lib.Workdir]:
     """Holds the workdir for one stage of this config, after checking the config; a workdir of other data, or one that others can enter, is refused.
 
-    Raises: UsageError, StoreError: see `RunConfig.validate` and `store.workdir.opened`.
+    Of several processes all hold it, and only process 0 may write, see `together`.
+
+    Raises: UsageError, StoreError: see `RunConfig.validate`, `store.workdir.opened` and `together.opened`.
     """
+    with together.opened(workdir, functools.partial(_described, config)) as found:
+        if config.embeddings or config.cohort.source != "phantom":
+            restricted.check_private(found.root)
+        yield found
+
+
+def led(config: config_lib.RunConfig, workdir: str | pathlib.Path, what: str, work: Callable[[workdir_lib.Workdir], T]) -> T | None:
+    """Opens the workdir and returns what `work` makes of it on process 0, and None on the other processes once that is done.
+
+    Args: what: the work in a few words, for messages.
+    Raises: see `opened` and `together.first`.
+    """
+    with opened(config, workdir) as found:
+        return together.first(found, what, lambda: work(found))
+
+
+def _described(config: config_lib.RunConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns (what defines the data of a run, its settings) after checking the config."""
     config.validate()
     config.resolve_paths()
     identity: dict[str, Any] = {f"cohort.{field.path}": field.default for field in config_lib.fields(config.cohort)}
@@ -45,11 +66,7 @@ def opened(config: config_lib.RunConfig, workdir: str | pathlib.Path) -> Iterato
     identity = {name: value for name, value in identity.items() if not name.startswith((*unused, *_NOT_DATA))}
     if config.embeddings:
         identity = {"embeddings": config.embeddings}
-    identity = {name: list(value) if isinstance(value, tuple) else value for name, value in identity.items()}
-    with workdir_lib.opened(workdir, identity, config_lib.to_dict(config)) as found:
-        if config.embeddings or config.cohort.source != "phantom":
-            restricted.check_private(found.root)
-        yield found
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in identity.items()}, config_lib.to_dict(config)
 
 
 def models_of(config: config_lib.RunConfig, model: str | None) -> tuple[str, ...]:
@@ -312,9 +329,13 @@ def _embedded(found: workdir_lib.Workdir, model: str, arm: str, side: str, shard
         identity |= {"heads": ensemble.digest("heads_sha256"), "rule": ensembles.RULE}
         parts = (_embedded(found, one, arm, side, shard_rows) for one in ensemble.members)
         made = functools.partial(ensembles.SideBySide, parts)
-    if not shards.finished(directory):
-        projected = made()
-        shards.write_all(directory, {"embeddings": projected, "index": np.arange(len(projected), dtype=np.int32)}, shard_rows, identity)
+
+    def store() -> None:
+        if not shards.finished(directory):
+            projected = made()
+            shards.write_all(directory, {"embeddings": projected, "index": np.arange(len(projected), dtype=np.int32)}, shard_rows, identity)
+
+    together.first(found, f"embeddings of {model}", store)
     if shards.manifest(directory)["identity"] != identity:
         raise errors.StoreError(
             errors.describe("stale embeddings", f"embeddings of arm {arm!r}", "the digests of its features and heads", "others; use a fresh workdir")

@@ -40,22 +40,27 @@ class Controls:
     page: pathlib.Path
 
 
-def run(config: config_lib.RunConfig, workdir: str) -> Controls:
+def run(config: config_lib.RunConfig, workdir: str) -> Controls | None:
     """Runs every configured condition that is not finished, and writes results/controls.json, report/controls.html and report/controls.png.
+
+    Returns None on a process that waited for process 0.
 
     Raises: UsageError: an unknown condition, or a model that cannot be mitigated; DataError, StoreError: see `controls_setting.load`.
     """
-    with context.opened(config, workdir) as found:
-        every = control_arms.conditions(config.heads.mechanism.target_epsilon, config.controls.epsilons)
-        setting = controls_setting.load(config, found)
-        wanted = [one for one in control_arms.chosen(every, config.controls.only) if _possible(one, setting)]
-        meshes.share_cpu()
-        stage = _Stage(config, found, setting)
-        with progress.bar(sum(stage.draws(one) for one in wanted), "controls", "draws") as bar:
-            measured = [stage.measured(one, bar) for one in wanted]
-        document = stage.document(measured)
-        files.write_json(found.results / "controls.json", document)
-        return Controls(document, controls_page.render(document, found.report))
+    return context.led(config, workdir, "controls", lambda found: _every(config, found))
+
+
+def _every(config: config_lib.RunConfig, found: workdir_lib.Workdir) -> Controls:
+    every = control_arms.conditions(config.heads.mechanism.target_epsilon, config.controls.epsilons)
+    setting = controls_setting.load(config, found)
+    wanted = [one for one in control_arms.chosen(every, config.controls.only) if _possible(one, setting)]
+    meshes.share_cpu()
+    stage = _Stage(config, found, setting)
+    with progress.bar(sum(stage.draws(one) for one in wanted), "controls", "draws") as bar:
+        measured = [stage.measured(one, bar) for one in wanted]
+    document = stage.document(measured)
+    files.write_json(found.results / "controls.json", document)
+    return Controls(document, controls_page.render(document, found.report))
 
 
 def describe(done: Controls) -> str:

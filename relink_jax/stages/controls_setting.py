@@ -9,7 +9,7 @@ from relink_jax import errors, heads
 from relink_jax.audit import strata
 from relink_jax.cohort import schema
 from relink_jax.privacy import banks, clipping, options, sampling
-from relink_jax.stages import context, ensembles
+from relink_jax.stages import context, embedded, ensembles
 from relink_jax.stages import heads as heads_stage
 from relink_jax.store import digests
 from relink_jax.store import workdir as workdir_lib
@@ -87,7 +87,7 @@ def load(config: config_lib.RunConfig, found: workdir_lib.Workdir) -> Setting:
     if not model:
         raise errors.UsageError(errors.describe("model to mitigate", "config field 'mitigate'", "one of the run's models", "none"))
     ensembles.refuse(found, model, "mitigated", "--config.mitigate")
-    cohort = context.load_cohort(found)
+    cohort = embedded.load_cohort(found)
     original, card, _ = context.load_arm(found, model, "original")
     heads_stage.check_forms(model, card["forms"])
     sites = context.training_sites(config, cohort)

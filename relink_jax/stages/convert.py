@@ -57,7 +57,7 @@ def run(
     trust_pickle: bool | None = None,
     ensemble: bool | None = None,
     sha256: str | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, Any]] | None:
     """Converts every model of the run that is not yet in the workdir, or only `model`, and returns each one's provenance.
 
     With `config.source`, a checkpoint of the user's (directory, weight file or Hugging Face cache directory), that checkpoint becomes
@@ -68,7 +68,7 @@ def run(
     `sha256` holds the digests that the source's weight files must have, one for each, commas between; they are compared before one is opened.
 
     With `to`, nothing is converted: heads `arm` (default dp) of `model` (default the mitigated one) go back, with their towers, into the
-    published layout under export/MODEL/ARM.
+    published layout under export/MODEL/ARM. Returns None on a process that waited for process 0.
 
     Raises: UsageError: not a model of the run; DataError: see `encoders.convert.convert`; StoreError: a checkpoint of other
         weights under the same name, or heads that are not there.
@@ -95,14 +95,21 @@ def run(
             own = tuple(digest for path in paths or pinned for digest in pinned.get(path, ()))
             brought[name] = _Source(dataclasses.replace(spec, name=name, sha256=own), tuple(paths), bool(trust_pickle))
         _bring(config, pathlib.Path(str(workdir)), tuple(brought), model if ensemble else "")
-    with context.opened(config, workdir) as found:
-        brought = brought or _listed(config, found, context.models_of(config, model))
-        if ensemble and model and (found.model(model) / "provenance.json").exists():
-            raise errors.StoreError(errors.describe("other checkpoint", f"models/{model}", "an ensemble", "a single model; choose another --model"))
-        converted = {name: _one(found, name, brought.get(name), bool(ensemble)) for name in (brought if source else context.models_of(config, model))}
-        if ensemble and model:
-            converted[model] = ensembles.write(found, model, tuple(brought))
-        return converted
+    names = tuple(brought) if source else context.models_of(config, model)
+    return context.led(config, workdir, "convert", lambda found: _every(config, found, names, brought, model if ensemble else None))
+
+
+def _every(
+    config: config_lib.RunConfig, found: workdir_lib.Workdir, names: Sequence[str], brought: dict[str, _Source], ensemble: str | None
+) -> dict[str, dict[str, Any]]:
+    """Returns what is recorded of the models `names`, converting those that are not there, and last of the `ensemble` that they become."""
+    brought = brought or _listed(config, found, tuple(names))
+    if ensemble and (found.model(ensemble) / "provenance.json").exists():
+        raise errors.StoreError(errors.describe("other checkpoint", f"models/{ensemble}", "an ensemble", "a single model; choose another --model"))
+    converted = {name: _one(found, name, brought.get(name), bool(ensemble)) for name in names}
+    if ensemble:
+        converted[ensemble] = ensembles.write(found, ensemble, tuple(brought))
+    return converted
 
 
 def _named(config: config_lib.RunConfig, source: pathlib.Path, model: str | None) -> str:
@@ -282,36 +289,39 @@ def _kept(directory: pathlib.Path, index: int, digest: str) -> dict[str, np.ndar
     return safetensors_numpy.load_file(str(path))
 
 
-def _export(config: config_lib.RunConfig, workdir: str, model: str | None, to: str, arm: str) -> dict[str, dict[str, Any]]:
+def _export(config: config_lib.RunConfig, workdir: str, model: str | None, to: str, arm: str) -> dict[str, dict[str, Any]] | None:
     """Writes one model with the heads of one arm under export/MODEL/ARM, float32, in the layout that it came in."""
     if to not in _FORMATS:
         raise errors.UsageError(errors.describe("export format", "flag --to", " or ".join(_FORMATS), repr(to)) + errors.suggest(to, _FORMATS))
-    with context.opened(config, workdir) as found:
-        model = context.models_of(config, model or config.mitigate or None)[0]
-        ensembles.refuse(found, model, "exported", "--model")
-        context.needs(found.model(model) / "provenance.json", f"model {model!r}", "convert")
-        params, provenance = checkpoints.restore(found.model(model))
-        converted_spec(found, model, provenance)
-        loaded, card, ledger = context.load_arm(found, model, arm)
-        read = [layouts.named(one["layout"]) for one in provenance["files"]]
-        into = [layouts.named(layout.exported_as or layout.name) for layout in read]
-        tree = {**params, "heads": loaded, "logit_scale": np.float32(provenance["logit_scale"])}
-        if provenance["logit_bias"] is not None:
-            tree["logit_bias"] = np.float32(provenance["logit_bias"])
-        directory, written = found.root / "export" / model / arm, {}
-        for index, (one, state) in enumerate(zip(provenance["files"], convert_lib.export_states(tree, into), strict=True)):
-            kept = _kept(found.model(model), index, provenance["left_out_sha256"][index]) if into[index] is read[index] else {}
-            name = _exported_name(one["name"])
-            written[name] = convert_lib.write_checkpoint(directory / name, {**state, **kept}, np.float32)
-        for name in provenance["side_files_sha256"]:
-            files.write_bytes(directory / name, (found.model(model) / "spec" / name).read_bytes())
-        exported = {
-            **{"model": model, "arm": arm, "layout": "+".join(layout.name for layout in into), "files": written},
-            **{"heads_sha256": card["heads_sha256"], "tree_sha256": provenance["tree_sha256"], "source_sha256": provenance["source_sha256"]},
-            "dp": context.spent(ledger),
-        }
-        files.write_json(directory / "export.json", exported)
-        return {model: {**exported, "directory": str(directory)}}
+    return context.led(config, workdir, "export", lambda found: _exported(found, context.models_of(config, model or config.mitigate or None)[0], arm))
+
+
+def _exported(found: workdir_lib.Workdir, model: str, arm: str) -> dict[str, dict[str, Any]]:
+    """Returns what `_export` wrote."""
+    ensembles.refuse(found, model, "exported", "--model")
+    context.needs(found.model(model) / "provenance.json", f"model {model!r}", "convert")
+    params, provenance = checkpoints.restore(found.model(model))
+    converted_spec(found, model, provenance)
+    loaded, card, ledger = context.load_arm(found, model, arm)
+    read = [layouts.named(one["layout"]) for one in provenance["files"]]
+    into = [layouts.named(layout.exported_as or layout.name) for layout in read]
+    tree = {**params, "heads": loaded, "logit_scale": np.float32(provenance["logit_scale"])}
+    if provenance["logit_bias"] is not None:
+        tree["logit_bias"] = np.float32(provenance["logit_bias"])
+    directory, written = found.root / "export" / model / arm, {}
+    for index, (one, state) in enumerate(zip(provenance["files"], convert_lib.export_states(tree, into), strict=True)):
+        kept = _kept(found.model(model), index, provenance["left_out_sha256"][index]) if into[index] is read[index] else {}
+        name = _exported_name(one["name"])
+        written[name] = convert_lib.write_checkpoint(directory / name, {**state, **kept}, np.float32)
+    for name in provenance["side_files_sha256"]:
+        files.write_bytes(directory / name, (found.model(model) / "spec" / name).read_bytes())
+    exported = {
+        **{"model": model, "arm": arm, "layout": "+".join(layout.name for layout in into), "files": written},
+        **{"heads_sha256": card["heads_sha256"], "tree_sha256": provenance["tree_sha256"], "source_sha256": provenance["source_sha256"]},
+        "dp": context.spent(ledger),
+    }
+    files.write_json(directory / "export.json", exported)
+    return {model: {**exported, "directory": str(directory)}}
 
 
 def _exported_name(name: str) -> str:

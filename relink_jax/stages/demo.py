@@ -8,7 +8,7 @@ from typing import Any
 from relink_jax import config as config_lib
 from relink_jax.encoders import published
 from relink_jax.runtime import progress
-from relink_jax.stages import audit, cohort, context, convert, embed, ensembles, heads, plan, probe, report
+from relink_jax.stages import audit, cohort, context, convert, embed, ensembles, heads, probe, report
 
 ROAD = ("cohort", "convert", "embed", "heads", "audit", "probe", "report")
 
@@ -22,15 +22,15 @@ class Demo:
     seconds: dict[str, float]
 
 
-def run(config: config_lib.RunConfig, workdir: str) -> Demo:
+def run(config: config_lib.RunConfig, workdir: str) -> Demo | None:
     """Runs the whole road in `workdir`, going on where an earlier run of the same config stopped.
 
     A cohort without a training split is audited only: there is nothing to train heads or the probe on, and that is said. A model that
-    cannot be mitigated is refused before anything is encoded, a published one by its entry before it is converted.
+    cannot be mitigated is refused before anything is encoded, a published one by its entry before it is converted. Returns None on a process
+    that leaves the page to process 0.
 
     Raises: every error of the stages it calls.
     """
-    progress.say(plan.describe(plan.run(config, workdir, ["audit", "heads"], timed=False)))
     stages: dict[str, Any] = {"cohort": cohort, "convert": convert, "embed": embed, "heads": heads, "audit": audit, "probe": probe, "report": report}
     seconds, outcomes = {}, {}
     skipped = set() if config.mitigate else {"heads"}
@@ -40,17 +40,17 @@ def run(config: config_lib.RunConfig, workdir: str) -> Demo:
         started = time.monotonic()
         outcomes[name] = stages[name].run(config, workdir)
         seconds[name] = time.monotonic() - started
-        if name not in ("audit", "probe", "report"):
+        if name not in ("audit", "probe", "report") and outcomes[name] is not None:
             progress.say(f"[{name}, {seconds[name]:.0f} s]\n{stages[name].describe(outcomes[name])}")
         if name == "cohort" and not context.training_sites(config, outcomes[name]):
             skipped |= {"heads", "probe"}
             progress.notice(f"no study in split {config.heads.train_split!r}: linkage is measured, nothing is mitigated or probed")
         if name in ("cohort", "convert") and "heads" not in skipped:
-            _check_mitigated(config, workdir)
-    return Demo(outcomes["report"].table, outcomes["report"].page, seconds)
+            check_mitigated(config, workdir)
+    return None if outcomes["report"] is None else Demo(outcomes["report"].table, outcomes["report"].page, seconds)
 
 
-def _check_mitigated(config: config_lib.RunConfig, workdir: str) -> None:
+def check_mitigated(config: config_lib.RunConfig, workdir: str) -> None:
     """Raises `UsageError` when the model to mitigate cannot be, as far as that is known: by its heads, or by its entry until it is converted."""
     model = config.mitigate
     with context.opened(config, workdir) as found:

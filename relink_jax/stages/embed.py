@@ -1,12 +1,14 @@
 """The embed stage: frozen features per image, per unique report text, per zero-shot prompt and, for the mitigated model, per anchor text.
 
 With `embed.prior` 'table' a model that compares images is shown each image beside its prior one; other models, and every model where
-the cohort has no prior images, see what they always see.
+the cohort has no prior images, see what they always see. Of several processes each encodes shards of its own on its own devices.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
+import jax
 import numpy as np
 
 from relink_jax import config as config_lib
@@ -17,7 +19,7 @@ from relink_jax.encoders import embed as embed_lib
 from relink_jax.encoders import preprocess, specs, towers
 from relink_jax.runtime import mesh as meshes
 from relink_jax.runtime import progress
-from relink_jax.stages import context, ensembles, utility_prompts
+from relink_jax.stages import context, ensembles, plan_short, together, utility_prompts
 from relink_jax.stages import convert as convert_stage
 from relink_jax.store import checkpoints
 from relink_jax.store import workdir as workdir_lib
@@ -46,7 +48,8 @@ def run(config: config_lib.RunConfig, workdir: str, *, model: str | None = None)
     with context.opened(config, workdir) as found:
         models = ensembles.without(found, context.models_of(config, model))
         cohort = context.load_cohort(found)
-        mesh = meshes.make_mesh()
+        plan_short.announce("embed", config, found, cohort, model)
+        mesh = meshes.local_mesh()
         _check_priors(config, found, cohort, models)
         anchors = phantom.anchor_texts(config.embed.anchors, ANCHOR_SEED) if config.mitigate else []
         return [_embed(config, found, cohort, name, anchors if name == config.mitigate else [], mesh) for name in models]
@@ -61,6 +64,7 @@ def _embed(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: sch
         "shard_rows": config.embed.shard_rows,
         "precision": config.embed.precision,
         "identity": {"weights": provenance["tree_sha256"], "cohort": cohort.digest()},
+        "crew": _crew(found, f"embed with {model}"),
     }
     shown: dict[str, Any] = {"map_dtype": config.embed.map_dtype}
     compared = int(np.count_nonzero(cohort.image_prior >= 0)) if config.embed.prior == "table" and towers.prior_shape(spec) else 0
@@ -92,6 +96,12 @@ def _embed(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: sch
     options["identity"] = {"weights": provenance["tree_sha256"], "prompts": prompts_lib.digest()}
     digests["prompts"] = embed_lib.embed_texts(spec, params, prompts, rows, found.features(model, utility_prompts.WHAT), mesh, **options)
     return Embedded(model, config.embed.precision, len(images), compared, len(texts), len(anchors), digests)
+
+
+def _crew(found: workdir_lib.Workdir, what: str) -> embed_lib.Crew:
+    """Returns how the processes of this command share the shards."""
+    first, arriving = functools.partial(together.first, found, what), functools.partial(together.arriving, found, what)
+    return embed_lib.Crew(jax.process_index(), meshes.processes(), meshes.make_mesh().size, first, arriving)
 
 
 def _pictures(config: config_lib.RunConfig, found: workdir_lib.Workdir, cohort: schema.Cohort, dicom: str) -> tuple[Any, dict[str, Any]]:

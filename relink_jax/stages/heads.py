@@ -17,8 +17,8 @@ from relink_jax.cohort import phantom, schema
 from relink_jax.privacy import banks, clipping, controls, options, sampling, training
 from relink_jax.privacy import design as designs
 from relink_jax.privacy import ledger as ledger_lib
-from relink_jax.runtime import progress
-from relink_jax.stages import context, embed, ensembles
+from relink_jax.runtime import progress, stopping
+from relink_jax.stages import context, embed, embedded, ensembles, plan_short
 from relink_jax.store import digests, files, shards
 from relink_jax.store import workdir as workdir_lib
 
@@ -42,18 +42,25 @@ class Arm:
     ledger: dict[str, Any] | None
 
 
-def run(config: config_lib.RunConfig, workdir: str) -> list[Arm]:
-    """Trains (or finds) every configured arm of the mitigated model.
+def run(config: config_lib.RunConfig, workdir: str) -> list[Arm] | None:
+    """Trains (or finds) every configured arm of the mitigated model; None on a process that waited for process 0 to do so.
 
     Raises: UsageError: no model to mitigate, an ensemble, one without projection heads, or no training pairs; StoreError: missing features, or
-        heads of other settings.
+        heads of other settings; StoppedError: asked to, after a training state or an arm.
     """
     if not config.mitigate:
         raise errors.UsageError(errors.describe("nothing to mitigate", "config field 'mitigate'", f"one of models {list(config.models)}", "''"))
-    with context.opened(config, workdir) as found:
-        check_converted(found, config.mitigate)
-        cohort = context.load_cohort(found)
-        return [_arm(config, found, cohort, arm) for arm in context.arms_of(config, config.mitigate)]
+    return context.led(config, workdir, "heads", lambda found: _arms(config, found))
+
+
+def _arms(config: config_lib.RunConfig, found: workdir_lib.Workdir) -> list[Arm]:
+    check_converted(found, config.mitigate)
+    cohort, arms = embedded.load_cohort(found), []
+    plan_short.announce("heads", config, found, cohort)
+    for arm in context.arms_of(config, config.mitigate):
+        stopping.check_here("heads")
+        arms.append(_arm(config, found, cohort, arm))
+    return arms
 
 
 def describe(arms: list[Arm]) -> str:

@@ -114,3 +114,17 @@ of both with the file and entry it comes from; each figure on the page has its p
 with runs: one page over the results of several workdirs, at the pool sizes they share; runs measured by other rules are named and stand apart
   relink report out other/out --page=runs.html
   relink report out other/out --page=runs.html --check"""
+
+SWEEP = """plan (also without the word): what the grid asks, what of it is there, and what the rest costs; computes and writes nothing
+run: the missing jobs one after the other in this process; one that fails stops no other, and the exit code is the worst of them
+submit: each job that lacks something to a scheduler, as COMMAND relink demo --config=ROOT/MODEL.job.json --workdir=ROOT/MODEL; not twice
+table: every cell's figure from the results files, as text and CSV; what is missing says so
+  relink sweep --config=ten_models --config.checkpoints=weights ... --images=406241 --studies=406241 --workdir=ROOT
+  relink sweep submit --submit='sbatch launch/cluster/slurm.sbatch' --workdir=ROOT --config=...      config and grid are recorded in ROOT
+  relink sweep table --csv=figures.csv --workdir=ROOT
+  relink report ROOT/MODEL ROOT/OTHER --page=runs.html                                              the same runs on one page
+a cell is the Recall@1 of image queries for one model, kind of heads, evaluation set, stratum and pool size. Cells are many and counting passes
+few: one pass for each model, kind of heads and set counts the integers that every pool size and stratum follows from exactly
+a cell is present when a results file holds it, is intact, and was measured on these data, by these settings, with these heads; all else is
+missing, and the next run or submit makes it. A job audits all its heads together, since their changes are measured on the same draws
+heads are trained once for each mitigated model, each with its own ledger. All learn from the same people: the plan says what they spend together"""

@@ -10,8 +10,8 @@ from typing import Any
 
 from relink_jax import config as config_lib
 from relink_jax.cohort import prompts, schema
-from relink_jax.runtime import progress
-from relink_jax.stages import context, ensembles, utility_prompts, utility_tasks
+from relink_jax.runtime import progress, stopping
+from relink_jax.stages import context, embedded, ensembles, plan_short, utility_prompts, utility_tasks
 from relink_jax.store import digests, files
 from relink_jax.store import workdir as workdir_lib
 from relink_jax.utility import macro, strength
@@ -28,34 +28,40 @@ class Utility:
     label_retrieval: dict[str, Any]
 
 
-def run(config: config_lib.RunConfig, workdir: str) -> dict[str, Utility]:
-    """Measures every (model, arm, evaluation set) and returns the results by results-file stem.
+def run(config: config_lib.RunConfig, workdir: str) -> dict[str, Utility] | None:
+    """Measures every (model, arm, evaluation set) and returns the results by results-file stem; None on a process that waited for process 0.
 
-    Raises: StoreError: no results files of the audit stage, or missing embeddings; DataError: no labelled training images.
+    Raises: StoreError: no results files of the audit stage, or missing embeddings; DataError: no labelled training images; StoppedError:
+        asked to, after an arm.
     """
-    with context.opened(config, workdir) as found:
-        cohort = context.load_cohort(found)
-        sets = context.evaluation_sets(config, cohort)
-        arms = {model: [arm for arm in context.made_arms(config, found, model) if not context.is_redraw(arm)] for model in config.models}
-        measured: dict[str, Utility] = {}
-        with progress.bar(sum(map(len, arms.values())), "probe", "arms") as bar:
-            for model in config.models:
-                before: dict[str, macro.MacroResult] = {}
-                if not ensembles.is_one(found, model):
-                    before = utility_tasks.linear_probe(config, cohort, sets, context.vectors(found, model, "images"), PRE_HEAD)
-                prompted = utility_prompts.available(found, model)
-                original: dict[str, Utility] = {}
-                for arm in arms[model]:
-                    after = _measure(config, found, cohort, sets, model, arm, prompted)
-                    original = original or after
-                    for name, one in after.items():
-                        if name in before:
-                            one.tasks["probe"].insert(0, before[name])
-                        stem = f"{model}__{arm}__{name}"
-                        _record(found, stem, one, original[name], _protocol(config, cohort), config.probe.margin)
-                        measured[stem] = one
-                    bar.update(1)
-        return measured
+    return context.led(config, workdir, "probe", lambda found: _every(config, found))
+
+
+def _every(config: config_lib.RunConfig, found: workdir_lib.Workdir) -> dict[str, Utility]:
+    cohort = embedded.load_cohort(found)
+    plan_short.announce("probe", config, found, cohort)
+    sets = context.evaluation_sets(config, cohort)
+    arms = {model: [arm for arm in context.made_arms(config, found, model) if not context.is_redraw(arm)] for model in config.models}
+    measured: dict[str, Utility] = {}
+    with progress.bar(sum(map(len, arms.values())), "probe", "arms") as bar:
+        for model in config.models:
+            before: dict[str, macro.MacroResult] = {}
+            if not ensembles.is_one(found, model):
+                before = utility_tasks.linear_probe(config, cohort, sets, context.vectors(found, model, "images"), PRE_HEAD)
+            prompted = utility_prompts.available(found, model)
+            original: dict[str, Utility] = {}
+            for arm in arms[model]:
+                stopping.check_here("probe")
+                after = _measure(config, found, cohort, sets, model, arm, prompted)
+                original = original or after
+                for name, one in after.items():
+                    if name in before:
+                        one.tasks["probe"].insert(0, before[name])
+                    stem = f"{model}__{arm}__{name}"
+                    _record(found, stem, one, original[name], _protocol(config, cohort), config.probe.margin)
+                    measured[stem] = one
+                bar.update(1)
+    return measured
 
 
 def describe(measured: dict[str, Utility]) -> str:

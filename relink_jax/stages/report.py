@@ -14,7 +14,7 @@ from relink_jax.report import check as check_lib
 from relink_jax.report import evidence as evidence_lib
 from relink_jax.report import page as page_lib
 from relink_jax.report.evidence import MATCHED, PAIRED_POOL
-from relink_jax.stages import context, ensembles
+from relink_jax.stages import context, ensembles, together
 from relink_jax.store import files
 from relink_jax.store import workdir as workdir_lib
 
@@ -33,11 +33,11 @@ class Report:
     checked: int = 0
 
 
-def run(config: config_lib.RunConfig, workdir: str, words: Sequence[str] = (), check: bool | None = None, page: str | None = None) -> Report:
+def run(config: config_lib.RunConfig, workdir: str, words: Sequence[str] = (), check: bool | None = None, page: str | None = None) -> Report | None:
     """Writes report/index.html, report/summary.html and report/numbers.json, or with `check` recomputes them and compares.
 
     The check rebuilds every metric and interval from the per-query Parquet, every ledger's epsilon from its events, and
-    every number of the pages from the results files.
+    every number of the pages from the results files. Returns None on a process that waited for process 0.
 
     Args:
         words: workdirs of runs to put on one page instead, see `compare`.
@@ -48,20 +48,24 @@ def run(config: config_lib.RunConfig, workdir: str, words: Sequence[str] = (), c
     if words:
         if workdir:
             raise errors.UsageError(errors.describe("flag --workdir", "'relink report RUN ...'", "runs only", "a workdir too"))
-        return compare(words, pathlib.Path(page or RUNS_PAGE), bool(check))
+        return together.by_first("report", lambda: compare(words, pathlib.Path(page or RUNS_PAGE), bool(check)))
     if page:
         raise errors.UsageError(errors.describe("flag --page", "'relink report'", "the workdirs of runs beside it", "none"))
-    with context.opened(config, workdir) as found:
-        documents = schema.load_results(found.results)
-        ledgers, comparisons = _ledgers(found, documents), _comparisons(found.results)
-        table = headline(documents, config.report.headline_pool)
-        if not check:
-            command = f"relink report --check --workdir={found.root.name}"
-            written = page_lib.render(documents, ledgers, found.report, config.report.title, config.report.headline_pool, command, comparisons)
-            return Report(table, written)
-        compared = sum(_recomputed(found.results / f"{schema.stem(document)}.json") for document in documents)
-        compared += check_lib.check(documents, ledgers, found.report, comparisons)
-        return Report(table, found.report / page_lib.PAGE, compared)
+    return context.led(config, workdir, "report", lambda found: _own(config, found, bool(check)))
+
+
+def _own(config: config_lib.RunConfig, found: workdir_lib.Workdir, check: bool) -> Report:
+    """Writes or checks the page of one run."""
+    documents = schema.load_results(found.results)
+    ledgers, comparisons = _ledgers(found, documents), _comparisons(found.results)
+    table = headline(documents, config.report.headline_pool)
+    if not check:
+        command = f"relink report --check --workdir={found.root.name}"
+        written = page_lib.render(documents, ledgers, found.report, config.report.title, config.report.headline_pool, command, comparisons)
+        return Report(table, written)
+    compared = sum(_recomputed(found.results / f"{schema.stem(document)}.json") for document in documents)
+    compared += check_lib.check(documents, ledgers, found.report, comparisons)
+    return Report(table, found.report / page_lib.PAGE, compared)
 
 
 def compare(workdirs: Sequence[str], path: pathlib.Path, check: bool = False) -> Report:

@@ -26,13 +26,11 @@ def save(directory: pathlib.Path, tree: dict[str, Any], provenance: dict[str, An
 
     Raises: StoreError: unwritable workdir.
     """
-    import orbax.checkpoint as ocp
-
     digest = tree_digest(tree)
     target, temporary = directory / _TREE, directory / ".tree.tmp"
     files.make_dir(directory)
     shutil.rmtree(temporary, ignore_errors=True)
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         checkpointer.save(temporary.absolute(), tree)
     shutil.rmtree(target, ignore_errors=True)
     temporary.replace(target)
@@ -53,10 +51,9 @@ def restore(directory: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Raises: StoreError: missing, damaged or unreadable checkpoint or provenance, or arrays that do not match the recorded SHA-256.
     """
-    import orbax.checkpoint as ocp
 
     def read(path: pathlib.Path) -> Any:
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             return checkpointer.restore(path.absolute(), restore_args=None)
 
     provenance = provenance_of(directory)
@@ -94,6 +91,15 @@ def unflatten(flat: dict[str, np.ndarray]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
         node[leaf] = value
     return tree
+
+
+def _checkpointer() -> Any:
+    """Returns Orbax's checkpointer of trees, for this process alone: by default it waits for all processes of the JAX runtime."""
+    import orbax.checkpoint as ocp
+
+    me = ocp.multihost.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}")
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
 
 
 def _check_files(directory: pathlib.Path, recorded: dict[str, Any]) -> None:

@@ -3,6 +3,9 @@
 A write goes to a temporary name in the same directory, is flushed to disk, renamed over the target, and the directory is
 flushed; a reader therefore sees the old file or the whole new one. Files are 0600, directories 0700.
 
+A process that does not lead the command it belongs to works inside `reading_only`, where every write is refused but those that it makes
+inside `writing_own`.
+
 Design note: `fail_at` makes the n-th write fail, so that tests can show that no stage leaves a half-written artifact.
 """
 
@@ -13,6 +16,8 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any, TypeVar
 
+from safetensors import SafetensorError
+
 from relink_jax import errors
 
 T = TypeVar("T")
@@ -20,6 +25,7 @@ NAME_BYTES = 255  # longest file name that file systems take
 
 _JSON_KINDS = {dict: "named fields", list: "a list", str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 _writes = {"count": 0, "fail_at": 0}
+_guard = {"reading": False}
 
 
 @contextlib.contextmanager
@@ -32,11 +38,42 @@ def fail_at(n: int) -> Iterator[None]:
         _writes.update(count=0, fail_at=0)
 
 
+@contextlib.contextmanager
+def reading_only() -> Iterator[None]:
+    """Refuses every write inside, on all threads: for a process that must leave a workdir's artifacts to another one."""
+    with _guarded(True):
+        yield
+
+
+@contextlib.contextmanager
+def writing_own() -> Iterator[None]:
+    """Allows writes inside `reading_only`: for files that no other process writes."""
+    with _guarded(False):
+        yield
+
+
+@contextlib.contextmanager
+def _guarded(reading: bool) -> Iterator[None]:
+    before, _guard["reading"] = _guard["reading"], reading
+    try:
+        yield
+    finally:
+        _guard["reading"] = before
+
+
+def check_writing(path: pathlib.Path) -> None:
+    """Raises `RelinkError` inside `reading_only`: whatever is about to change `path` should have been left to process 0."""
+    if _guard["reading"]:
+        raise errors.RelinkError(errors.describe("write refused", f"workdir entry {path.name!r}", "process 0 to write it", "another process"))
+
+
 def make_dir(path: pathlib.Path) -> pathlib.Path:
     """Creates a private directory (0700) with its missing parents, which `mkdir` would leave readable, and returns it.
 
-    Raises: StoreError: a file of that name is in the way, or the place is not writable.
+    Raises: StoreError: a file of that name is in the way, or the place is not writable; RelinkError: none there inside `reading_only`.
     """
+    if not path.is_dir():
+        check_writing(path)
     try:
         for missing in reversed([parent for parent in (path, *path.parents) if not parent.exists()]):
             missing.mkdir(mode=0o700, exist_ok=True)
@@ -50,6 +87,7 @@ def make_dir(path: pathlib.Path) -> pathlib.Path:
 
 def open_private(path: pathlib.Path) -> IO[str]:
     """Returns `path` opened for writing as it stands, created 0600; `StoreError` when that is not permitted."""
+    check_writing(path)
     try:
         return open(path, "a", opener=lambda name, flags: os.open(name, flags, 0o600), encoding="utf-8")
     except OSError as error:
@@ -59,9 +97,10 @@ def open_private(path: pathlib.Path) -> IO[str]:
 def write_with(path: pathlib.Path, writer: Callable[[pathlib.Path], None]) -> None:
     """Calls `writer` with a temporary path, then moves the finished file to `path` durably.
 
-    Raises: StoreError: the directory is not writable or the disk is full; names the file, not its directory.
+    Raises: StoreError: the directory is not writable or the disk is full; names the file, not its directory. RelinkError: see `check_writing`.
     """
     path = pathlib.Path(path)
+    check_writing(path)
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")
     make_dir(path.parent)
     try:
@@ -74,12 +113,11 @@ def write_with(path: pathlib.Path, writer: Callable[[pathlib.Path], None]) -> No
         temporary.chmod(0o600)
         temporary.replace(path)
         _flush(path.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # a full disk is both
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise errors.StoreError(
-            errors.describe("write failed", f"file {path.name!r}", "a writable workdir with free space", error.strerror or type(error).__name__)
-        ) from error
+        found = getattr(error, "strerror", None) or type(error).__name__
+        raise errors.StoreError(errors.describe("write failed", f"file {path.name!r}", "a writable workdir with free space", found)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -26,7 +26,10 @@ _MANIFEST = "manifest.json"
 
 @dataclasses.dataclass(frozen=True)
 class ShardWriter:
-    """Writes `rows` rows in ranges of `shard_rows`; `identity` names the inputs and must match on resume."""
+    """Writes `rows` rows in ranges of `shard_rows`; `identity` names the inputs and must match on resume.
+
+    Several processes may write the shards of one directory, each its own (`ranges`), once one of them has begun it, and one finishes it.
+    """
 
     directory: pathlib.Path
     rows: int
@@ -50,13 +53,18 @@ class ShardWriter:
         else:
             files.write_json(started, wanted)
 
-    def missing(self) -> Iterator[tuple[int, int, int]]:
-        """Yields (shard index, first row, past-last row) of every shard that is absent or fails its digest."""
-        for index, start in enumerate(range(0, self.rows, self.shard_rows)):
+    def ranges(self, process: int = 0, processes: int = 1) -> Iterator[tuple[int, int, int]]:
+        """Yields (shard index, first row, past-last row) of every shard, of several processes those whose index modulo their number is `process`."""
+        for index in range(process, _count(self.rows, self.shard_rows), processes):
+            yield index, index * self.shard_rows, min((index + 1) * self.shard_rows, self.rows)
+
+    def missing(self, process: int = 0, processes: int = 1) -> Iterator[tuple[int, int, int]]:
+        """Yields those of `ranges` whose shard is absent or fails its digest."""
+        for index, start, stop in self.ranges(process, processes):
             ok = self.directory / f"shard-{index:05d}.ok"
             shard = self.directory / f"shard-{index:05d}.safetensors"
             if not (ok.exists() and shard.exists() and _record(ok)[0] == digests.stored_digest(shard)):
-                yield index, start, min(start + self.shard_rows, self.rows)
+                yield index, start, stop
 
     def write(self, index: int, arrays: Mapping[str, np.ndarray], decisions: Mapping[str, int] | None = None) -> None:
         """Writes one shard and then its record: the digest and how often each decision was made about its rows, which the manifest adds up."""
@@ -161,6 +169,7 @@ def mapped(directory: pathlib.Path, name: str) -> Rows:
 def discard(directory: pathlib.Path) -> None:
     """Removes a sharded array set that was derived from something that is gone, if it is there."""
     if directory.exists():
+        files.check_writing(directory)
         shutil.rmtree(directory)
 
 

@@ -26,12 +26,13 @@ def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     stream = io.StringIO()
     writer = csv.writer(stream)  # ends lines with CR LF, so that cells with either are quoted
     names = list(rows[0]) if rows else []
-    writer.writerow([_cell(name) for name in names])
-    writer.writerows([_cell(row[name]) for name in names] for row in rows)
+    writer.writerow([cell(name) for name in names])
+    writer.writerows([cell(row[name]) for name in names] for row in rows)
     files.write_text(path, stream.getvalue())
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Returns a value as a cell of CSV, with an apostrophe before a text that a spreadsheet would run as a formula; None is an empty cell."""
     text = "" if value is None else str(value)
     return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
 

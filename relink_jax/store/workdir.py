@@ -2,6 +2,8 @@
 
 `run.json` records what defines the data of the run; a second run with another cohort is refused rather than mixed in.
 The key of keyed pseudonyms is 32 bytes of OS entropy in a 0600 file; it never leaves the workdir.
+
+Of several processes of one command one opens the workdir (`opened`), locks and records it; the others then join it (`joined`).
 """
 
 import contextlib
@@ -11,7 +13,8 @@ import fcntl
 import os
 import pathlib
 import secrets
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import relink_jax
@@ -20,6 +23,7 @@ from relink_jax.store import digests, files
 
 _RECORD, _SETTINGS = "run.json", "config.json"
 _OWN = (_RECORD, _SETTINGS, "key", ".lock")
+_BESIDE = ("logs", "together", "xla_cache")  # directories of what a command leaves beside its artifacts; a process may log before one is opened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +71,17 @@ def opened(root: str | pathlib.Path, identity: Mapping[str, Any], settings: Mapp
     """Holds `root` for one command of a run with the given data-defining `identity`, creating it when empty.
 
     `settings` (JSON-ready, like `identity`) are recorded as config.json, so that a later command finds them. A command that is
-    refused leaves the recorded settings as they were, and of a workdir it made itself nothing.
+    refused leaves the recorded settings as they were, and of a workdir it made itself nothing; one that stopped as asked is not refused.
 
     Raises:
         UsageError: no directory named, one that cannot be, or a non-empty directory that is not a workdir.
         StoreError: a workdir of another run (names the identity fields that differ), a damaged one, or one in use.
     """
     path = _named(root)
-    if not (path / _RECORD).exists() and path.exists() and (not path.is_dir() or any(entry.name not in (".lock", "key") for entry in path.iterdir())):
+    if not (path / _RECORD).exists() and path.exists() and (not path.is_dir() or any(entry.name not in (".lock", "key", *_BESIDE) for entry in path.iterdir())):
         raise errors.UsageError(errors.describe("not a workdir", f"directory {path.name!r}", "an empty directory or one with run.json", "other files"))
     made = [parent for parent in (path, *path.parents) if not parent.exists()]
+    beside = [name for name in _BESIDE if not (path / name).exists()]
     files.make_dir(path)
     with _locked(path):
         fresh, recorded = not (path / _RECORD).exists(), path / _SETTINGS
@@ -86,15 +91,33 @@ def opened(root: str | pathlib.Path, identity: Mapping[str, Any], settings: Mapp
             if before is None or before != files.json_bytes(settings):
                 files.write_json(recorded, settings)
             yield found
+        except errors.StoppedError:
+            raise
         except Exception:
-            if fresh and all(entry.name in _OWN or _hollow(entry) for entry in path.iterdir()):
+            if fresh and all(entry.name in (*_OWN, *_BESIDE) or _hollow(entry) for entry in path.iterdir()):
                 with contextlib.suppress(OSError):  # somebody else put a file there meanwhile
-                    _empty(path)
+                    _empty(path, beside)
                     for directory in made:
                         directory.rmdir()
             elif before is not None:
                 files.write_bytes(recorded, before)
             raise
+
+
+def joined(root: str | pathlib.Path, identity: Mapping[str, Any], settings: Mapping[str, Any]) -> Workdir:
+    """Returns the workdir that another process of this command holds open, which this one only reads.
+
+    Raises: StoreError: none there, one of another run, or one that records other settings than this process has.
+    """
+    path = _named(root)
+    if not (path / _RECORD).is_file():
+        expected = "the workdir that process 0 opened; all processes must see one file system"
+        raise errors.StoreError(errors.describe("workdir not shared", f"directory {path.name!r}", expected, "none"))
+    found = _read(path, identity)
+    if files.read_bytes(path / _SETTINGS) != files.json_bytes(settings):
+        expected = "the settings of process 0 on every process"
+        raise errors.StoreError(errors.describe("settings of a process", f"directory {path.name!r}", expected, "others; give all processes one command line"))
+    return found
 
 
 def _named(root: str | pathlib.Path) -> pathlib.Path:
@@ -118,10 +141,12 @@ def _hollow(entry: pathlib.Path) -> bool:
     return entry.is_dir() and not entry.is_symlink() and all(_hollow(inner) for inner in entry.iterdir())
 
 
-def _empty(path: pathlib.Path) -> None:
-    """Removes a workdir's own files and the hollow directories in it."""
+def _empty(path: pathlib.Path, beside: Sequence[str]) -> None:
+    """Removes a workdir's own files, those of its directories `beside` the artifacts that this command made, and hollow directories."""
     for name in _OWN:
         (path / name).unlink(missing_ok=True)
+    for name in beside:
+        shutil.rmtree(path / name, ignore_errors=True)
     for directory in sorted((entry for entry in path.rglob("*") if entry.is_dir()), reverse=True):
         directory.rmdir()
 
@@ -133,6 +158,12 @@ def _claim(path: pathlib.Path, identity: Mapping[str, Any]) -> Workdir:
         files.write_bytes(key, secrets.token_bytes(32))
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         files.write_json(record, {"run_id": secrets.token_hex(6), "created_utc": created, "relink_jax": relink_jax.__version__, "identity": dict(identity)})
+    return _read(path, identity)
+
+
+def _read(path: pathlib.Path, identity: Mapping[str, Any]) -> Workdir:
+    """Returns the workdir that is at `path`, after comparing identities."""
+    record, key = path / _RECORD, path / "key"
     found = files.read_object(record, {"run_id": str, "created_utc": str, "identity": dict})
     before = found["identity"]
     if digests.value_digest(before) != digests.value_digest(dict(identity)):

@@ -97,6 +97,7 @@ def test_config_json_says_the_oracles_geometry(stored, family):
     assert read.text == spec.text
 
 
+@pytest.mark.slow
 def test_goldens_would_notice_padding_on_one_side_only(stored, monkeypatch):
     against.same_padding(monkeypatch)
     assert _worst(*stored("gloria"), compiled=False) > 10 * against.TOLERANCE

@@ -92,6 +92,7 @@ def test_records_that_cancel_each_other_cannot_hide_a_large_gradient():
     assert worst < 1e3
 
 
+@pytest.mark.slow
 def test_numpy_and_device_records_give_the_same_sum_in_any_chunks():
     params, records, bank = problem("patch", "cxr_bert")
     batch = batch_for(objectives.get_objective("align", 1.0), 3)

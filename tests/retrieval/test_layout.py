@@ -72,7 +72,7 @@ def test_a_count_in_panels_goes_on_where_it_was(tmp_path, monkeypatch):
     whole = flat(counts.count(data, **given, directory=tmp_path))
     steps, last = len(taken_steps), sorted((tmp_path / "links").iterdir())[-1]
     assert last.name == "panel-003"
-    next(last.glob("shard-*.safetensors")).unlink()
+    next(last.glob("part-*.safetensors")).unlink()
     taken_steps.clear()
     for name, array in flat(counts.count(data, **given, directory=tmp_path)).items():
         np.testing.assert_array_equal(array, whole[name], err_msg=name)

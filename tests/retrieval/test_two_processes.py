@@ -1,30 +1,26 @@
 """The counting pass on two processes with four devices each gives the integers of one process."""
 
-import os
 import pathlib
-import socket
-import subprocess
-import sys
 
 import numpy as np
+import several
 
 from relink_jax.retrieval import counts, engine
 from relink_jax.retrieval.counted import LABEL_MATCHED, Records
 from relink_jax.retrieval.layout import SPLITS, Layout
 from relink_jax.runtime import mesh as meshes
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+HERE = str(pathlib.Path(__file__).resolve().parent)
 CHILD = """
-import sys, pathlib
-import jax, numpy as np
-port, index, out, here = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-jax.distributed.initialize("127.0.0.1:" + port, 2, index, initialization_timeout=60)
-sys.path.insert(0, here)
+import pathlib
+import numpy as np
+sys.path.insert(0, words[1])
 import test_two_processes as shared
+out = pathlib.Path(words[0])
 assert jax.device_count() == 8 and jax.process_count() == 2
-np.savez(pathlib.Path(out) / f"{index}.npz", **shared.counted(pathlib.Path(out) / "parts"))
+np.savez(out / f"{process}.npz", **shared.counted(out / "parts"))
 taken = shared.steps_taken()
-assert shared.counted(pathlib.Path(out) / "parts").keys() and not taken, taken
+assert shared.counted(out / "parts").keys() and not taken, taken
 """
 
 
@@ -62,19 +58,8 @@ def counted(directory: pathlib.Path | None = None) -> dict[str, np.ndarray]:
 
 
 def test_two_processes_count_what_one_counts(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    here = str(pathlib.Path(__file__).resolve().parent)
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD, port, str(index), str(tmp_path), here], env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        for index in range(2)
-    ]
-    failures = [child.communicate(timeout=180)[1].decode()[-2000:] for child in children]
-    assert [child.returncode for child in children] == [0, 0], failures
+    ended = several.python(CHILD, 2, 4, [tmp_path, HERE])
+    assert [one.code for one in ended] == [0, 0], [one.err[-2000:] for one in ended]
     alone = counted()
     for index in range(2):
         together = np.load(tmp_path / f"{index}.npz")

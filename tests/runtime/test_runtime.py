@@ -1,5 +1,6 @@
 """Meshes, plans and progress."""
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -30,9 +31,13 @@ def test_padded_is_the_least_multiple():
 
 
 def test_plan_states_flops_by_formula():
-    lines = {line.what: line.value for line in plan.audit_plan(1000, 500, 64, plan.Counting(256, 128, 0, "images", 1, 3000, 200, 100))}
+    placed = plan.Counting(256, 128, 0, "images", 1, 3000, 200, 100)
+    lines = {line.what: line.value for line in plan.audit_plan(1000, 500, 64, placed)}
     assert lines["arithmetic"] == "64.0 MFLOP"
     assert lines["tiles"] == "16"
+    assert lines["memory per device"] == "3.2 KiB"
+    compiled = {line.what: line.value for line in plan.audit_plan(1000, 500, 64, dataclasses.replace(placed, compiled=4096))}
+    assert (compiled["memory per device"], compiled["memory by formula"]) == ("4.0 KiB", "3.2 KiB")
     assert plan.human(3 * 1024**2, "B") == "3.0 MiB"
     assert plan.human(12, "B") == "12 B"
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from relink_jax.audit.inputs import AuditInputs
+from relink_jax.retrieval.kept import Kept
 from relink_jax.retrieval.layout import DEFAULT, Layout
 from relink_jax.store.rows import RowSource
 
@@ -38,7 +39,7 @@ class Target:
         features, auxiliary_features: the same people before the head; None where nobody kept them.
         others: the audited people embedded by other models, rows as in `inputs`; for fusion.
         attributes, auxiliary_attributes: what he knows of each *study* besides its vectors, by name: float64 or object [S].
-        mesh, layout: where passes run.
+        mesh, layout: where passes run. kept: where what passes find is kept until the attack is done; None for nowhere.
     """
 
     inputs: AuditInputs
@@ -50,6 +51,7 @@ class Target:
     others: Sequence[AuditInputs] = ()
     attributes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     auxiliary_attributes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    kept: Kept | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,8 @@ from relink_jax.audit.attacks import base, splitting
 from relink_jax.audit.attacks.cosine import Cosine
 from relink_jax.audit.inputs import AuditInputs
 from relink_jax.retrieval import expectation
+from relink_jax.retrieval.kept import Item, Kept
+from relink_jax.store import digests
 
 MOST = 2000
 _FEW = 10
@@ -38,14 +40,15 @@ class Chosen:
     notes: tuple[str, ...]
 
 
-def choose(attacks: Sequence[base.Attack], target: base.Target, seed: int = 0) -> Chosen:
+def choose(attacks: Sequence[base.Attack], target: base.Target, seed: int = 0, kept: Kept | None = None) -> Chosen:
     """Returns every attack at its best setting on calibration people, and which attack is best; nothing of the audited people is read.
 
     An attack that cannot be tried on the audited people is left out. One that cannot be tried on calibration people keeps the setting it has and
     cannot be selected. Each setting costs what the attack does on the capped half.
 
-    Args: seed: of the deal of patients.
+    Args: seed: of the deal of patients. kept: where each attack's setting is kept once it is chosen; None for nowhere.
     """
+    kept = kept or Kept()
     left_out = {attack.name: why for attack in attacks if (why := why_not(attack, target))}
     every: tuple[base.Attack, ...] = (Cosine(), *(attack for attack in attacks if attack.name != Cosine.name and not why_not(attack, target)))
     notes = [f"{name} was not tried: {why}" for name, why in left_out.items()]
@@ -55,7 +58,7 @@ def choose(attacks: Sequence[base.Attack], target: base.Target, seed: int = 0) -
         return Chosen(every, (None,) * len(every), 0, tuple(notes))
     best, found = [], []
     for attack in every:
-        setting, measured, why = _best(attack, stage)
+        setting, measured, why = _once(attack, stage, kept)
         best.append(setting)
         found.append(measured)
         notes += [f"{attack.name} was not calibrated: {why}"] if why else []
@@ -85,6 +88,18 @@ def reciprocal_ranks(space: base.Space, inputs: AuditInputs) -> np.ndarray:
     rival = inputs.study_patient[inputs.image_study][:, None] != inputs.study_patient
     M, g, t = (np.sum(rival & which, axis=1) for which in (True, scores > own, scores == own))
     return expectation.pool_metrics(M, g, t, None, (1,))["mrr"].expected
+
+
+def _once(attack: base.Attack, stage: base.Target, kept: Kept) -> tuple[base.Attack, dict[str, Any] | None, str | None]:
+    """Returns what `_best` does, from what was kept of it where there is any."""
+
+    def made() -> Item:
+        setting, measured, why = _best(attack, stage)
+        number = next((number for number, one in enumerate(attack.variants(stage)) if one == setting), -1) if measured else -1
+        return Item({}, {"setting": number, "measured": measured, "why": why})
+
+    told = kept.once(f"calibration-{digests.value_digest(repr(attack))[:16]}", made).told
+    return attack if told["setting"] < 0 else list(attack.variants(stage))[told["setting"]], told["measured"], told["why"]
 
 
 def _best(attack: base.Attack, stage: base.Target) -> tuple[base.Attack, dict[str, Any] | None, str | None]:
@@ -120,6 +135,7 @@ def _stage(target: base.Target, seed: int) -> tuple[base.Target | None, str | No
         features=played.features(target.auxiliary_features),
         auxiliary_features=held.features(target.auxiliary_features),
         others=(),
+        kept=None,
         attributes=played.attributes(target.auxiliary_attributes),
         auxiliary_attributes=held.attributes(target.auxiliary_attributes),
     )

@@ -74,7 +74,7 @@ class CSLS:
         """
         sides = banks.scored(target, self.bank)
         k = min(self.k, len(sides.bank))
-        found = statistics.over_bank(sides.texts, sides.bank, target.mesh, (), k, layout=target.layout, what=self.name)
+        found = statistics.over_bank(sides.texts, sides.bank, target.mesh, (), k, layout=target.layout, what=self.name, kept=target.kept)
         made = base.adjusted(sides.images, sides.texts, np.full(len(sides.texts), 2.0), sides.level - found.csls_term())
         return base.Space(*made, passes=banks.passes(target, self.bank), params={"k": k})
 
@@ -111,7 +111,7 @@ class InvertedSoftmax:
         """
         sides = banks.scored(target, self.bank)
         unit = self.temperature * sides.unit
-        found = statistics.over_bank(sides.texts, sides.bank, target.mesh, [unit], layout=target.layout, what=self.name)
+        found = statistics.over_bank(sides.texts, sides.bank, target.mesh, [unit], layout=target.layout, what=self.name, kept=target.kept)
         offset = -unit * found.logsumexp[:, 0]
         made = base.adjusted(sides.images, sides.texts, np.ones(len(offset)), offset - offset.mean())
         return base.Space(*made, passes=banks.passes(target, self.bank), params={"temperature": self.temperature})

@@ -9,7 +9,7 @@ Source: Cuturi (2013), arXiv 1306.0895; for retrieval with a bank of queries, ar
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -66,14 +66,15 @@ class Sinkhorn:
         studies = np.bincount(target.inputs.study_text, minlength=len(sides.texts))
         together, share = unit * np.log(studies), unit * np.log(len(sides.images) / studies.sum())
         images, error, done = np.zeros(len(sides.images)), np.inf, 0
-        reports = share - self._log_sums(target, sides.texts, sides.images, unit, images)
+        reports = share - self._log_sums(target, sides.texts, sides.images, unit, images, "reports-00")
         while error > self.tolerance and done < self.iterations:
-            before, images = images, -self._log_sums(target, sides.images, sides.texts, unit, reports + together)
+            before, images = images, -self._log_sums(target, sides.images, sides.texts, unit, reports + together, f"images-{done:02d}")
             error = float(np.abs(np.expm1((before - images) / unit)).mean())
-            reports = share - self._log_sums(target, sides.texts, sides.images, unit, images)
             done += 1
+            reports = share - self._log_sums(target, sides.texts, sides.images, unit, images, f"reports-{done:02d}")
         return reports, error, done
 
-    def _log_sums(self, target: base.Target, side: RowSource, other: RowSource, unit: float, offset: np.ndarray) -> np.ndarray:
-        """Returns T log sum exp((s + offset) / T) of every row of one side over the other, with T = unit."""
-        return unit * statistics.over_bank(side, other, target.mesh, [unit], offset=offset, layout=target.layout, what=self.name).logsumexp[:, 0]
+    def _log_sums(self, target: base.Target, side: RowSource, other: RowSource, unit: float, offset: np.ndarray, label: str) -> np.ndarray:
+        """Returns T log sum exp((s + offset) / T) of every row of one side over the other, with T = unit; kept under `label`."""
+        options: dict[str, Any] = {"layout": target.layout, "what": self.name, "kept": target.kept, "label": label}
+        return unit * statistics.over_bank(side, other, target.mesh, [unit], offset=offset, **options).logsumexp[:, 0]
