@@ -47,21 +47,9 @@ def relink(words: Sequence[str], processes: int, devices: int, *, before: str = 
     return _run(before + _RELINK, processes, devices, words, **options)
 
 
-def python(
-    code: str,
-    processes: int,
-    devices: int,
-    words: Sequence[str] = (),
-    *,
-    timeout: float = 180.0,
-    environment: Mapping[str, str] | None = None,
-    meanwhile: Callable[[list[subprocess.Popen]], None] | None = None,
-) -> list[Ended]:
-    """Runs Python `code` in processes that have joined one JAX runtime; it finds `process`, `processes` and its `words` as names.
-
-    Args: meanwhile: is given the children once they have started, to send them signals, for example.
-    """
-    return _run(_JOIN + code, processes, devices, words, timeout=timeout, environment=environment, meanwhile=meanwhile)
+def python(code: str, processes: int, devices: int, words: Sequence[str] = (), **options: object) -> list[Ended]:
+    """Runs Python `code` in processes that have joined one JAX runtime; it finds `process`, `processes` and its `words` as names; options as of `_run`."""
+    return _run(_JOIN + code, processes, devices, words, **options)
 
 
 def _run(
@@ -74,6 +62,7 @@ def _run(
     environment: Mapping[str, str] | None = None,
     meanwhile: Callable[[list[subprocess.Popen]], None] | None = None,
 ) -> list[Ended]:
+    """Runs `code` in every process. Args: meanwhile: is given the children once they have started, to send them signals, for example."""
     with contextlib.ExitStack() as held:
         folder = pathlib.Path(held.enter_context(tempfile.TemporaryDirectory()))
         children = held.enter_context(_started(_WORDS + code, processes, devices, list(map(str, words)), environment or {}, folder))

@@ -90,6 +90,10 @@ cohort: images decoded and records read per second, against plain Pillow and the
   relink bench cohort --images=256 --side=512 --short_side=224
 attacks: every attack, from embeddings to counts, as a multiple of one counting pass over the same database
   relink bench attacks --candidates=6000 --dim=512 --pairs=2000
+faults: injures small real runs in every way of the registry and compares what they end with with runs that nothing disturbed; the table of RELIABILITY.md
+  relink bench faults --only=kills --tries=5
+soak: embed, heads and audit again and again under random kills and stops, each resumed and compared, for some minutes; memory from run to run
+  relink bench soak --minutes=60
 profile: where the time of one plain counting pass goes, operation by operation, beside the bare product of its tiles
   relink bench profile --candidates=43793 --dim=128 --k=10"""
 
