@@ -1,13 +1,14 @@
 """The Kubernetes files and the image of launch/cluster: their form field by field, and what must agree for processes to find each other."""
 
 import copy
-import importlib.util
 import re
 
 import pytest
 import yaml
 from fakes import CLUSTER, ROOT
 from jobset_fields import CLAIM, JOBSET, problems
+
+from relink_jax.stages import launch_words
 
 FILES = ("gke_gpu.yaml", "gke_tpu.yaml")
 FLAGS = {"coordinator", "processes", "process", "expect_devices", "init_timeout", "stop_within", "workdir"}
@@ -175,8 +176,4 @@ def test_the_image_holds_what_it_installs_and_runs_as_the_pods_do():
 
 
 def test_every_flag_is_one_that_all_stages_take():
-    if importlib.util.find_spec("relink_jax.stages.launch_words") is None:
-        pytest.skip("the flags of several processes are not there yet")
-    from relink_jax.stages import launch_words
-
     assert FLAGS - {"workdir"} | {"cluster", "expect_processes"} <= set(launch_words.LAUNCH)

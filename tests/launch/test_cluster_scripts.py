@@ -7,6 +7,8 @@ import time
 import pytest
 from fakes import CLUSTER, ROOT, Fakes
 
+from relink_jax.stages import launch_words
+
 JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "16", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8", "SLURM_SUBMIT_DIR": str(ROOT)}
 PROXY = {"https_proxy": "http://proxy:3128"}
 
@@ -176,8 +178,7 @@ def test_one_host_uses_all_its_gpus(fakes):
 
 
 def test_scripts_name_no_site_and_only_flags_that_relink_has():
-    known = {"cluster", "coordinator", "processes", "process", "local_devices", "expect_devices", "expect_processes", "init_timeout", "heartbeat_timeout"}
-    known |= {"shutdown_timeout", "stuck_after", "compile_cache", "stop_within", "workdir"}
+    known = {*launch_words.LAUNCH, "workdir"}
     added, shown = set(), set()
     for path in [*CLUSTER.glob("*.sh"), CLUSTER / "slurm.sbatch"]:
         text = path.read_text()
